@@ -1,0 +1,3 @@
+"""OpenDify: the OpenAI-compatible front door of Dify."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,75 @@
+"""Bearer key -> Caller."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+from litestar.enums import ScopeType
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, Receive, Scope, Send
+from msgspec import Struct
+
+from opendify.errors import InvalidKey
+from opendify.settings import ClientKey
+
+
+class Caller(Struct, frozen=True):
+    """Who asks: the key's readable name, and the models it may use (None: all)."""
+
+    name: str
+    models: frozenset[str] | None = None
+
+    def may_use(self, model: str) -> bool:
+        """Whether this caller sees the model at all."""
+        return self.models is None or model in self.models
+
+
+ANYONE = Caller("anonymous")
+
+
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
+
+
+def _caller(key: ClientKey) -> Caller:
+    secret = key.key.get_secret_value().encode()
+    name = key.name or f"key-{_digest(secret).hex()[:8]}"
+    return Caller(name, None if key.models is None else frozenset(key.models))
+
+
+class KeyRing:
+    """The client keys, as digests only. With no keys everyone is welcome (`AUTH=off`)."""
+
+    def __init__(self, keys: Iterable[ClientKey]) -> None:
+        self._callers = [(_digest(key.key.get_secret_value().encode()), _caller(key)) for key in keys]
+
+    def identify(self, authorization: bytes | None) -> Caller:
+        """The caller behind an Authorization header, in the same time for each key. Raises InvalidKey."""
+        if not self._callers:
+            return ANYONE
+        scheme, _, secret = (authorization or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not secret.strip():
+            raise InvalidKey("You did not provide an API key: send it as `Authorization: Bearer YOUR_KEY`.")
+        presented = _digest(secret.strip())
+        found = None
+        for digest, caller in self._callers:
+            if hmac.compare_digest(digest, presented):
+                found = caller
+        if found is None:
+            raise InvalidKey("The API key is not one that this server knows.")
+        return found
+
+
+class Authentication(ASGIMiddleware):
+    """Names the caller of each API request before its body is read."""
+
+    scopes = (ScopeType.HTTP,)
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Put the Caller into the connection's state, or raise InvalidKey."""
+        header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+        scope["state"]["caller"] = self._keys.identify(header)
+        await next_app(scope, receive, send)

@@ -1,0 +1,113 @@
+"""The waist between the two protocols: a Prompt goes in, Events come out. Pure data; imports nothing of ours."""
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Media: TypeAlias = Literal["image", "audio", "file"]
+FinishReason: TypeAlias = Literal["stop", "length", "content_filter"]
+
+
+class Attachment(Struct, frozen=True, kw_only=True):
+    """A file that belongs to a turn: either a URL that Dify fetches itself, or base64 text to upload.
+
+    `param` is its place in the client's request, for error messages.
+    """
+
+    media: Media
+    param: str
+    url: str | None = None
+    base64: str | None = None
+    name: str | None = None
+    mime_type: str | None = None
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """One message of the dialogue; `name` is the tool's for role `tool`."""
+
+    role: Role
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    name: str | None = None
+
+
+class Prompt(Struct, frozen=True, kw_only=True):
+    """What a client asks, whichever surface it came through.
+
+    `variables` are Dify inputs the client named on purpose; `metadata` counts where it names a declared input.
+    """
+
+    model: str
+    turns: tuple[Turn, ...]
+    user: str | None = None
+    variables: dict[str, object] = {}
+    metadata: dict[str, object] = {}
+
+
+class Usage(Struct, frozen=True):
+    """Tokens of one answer; zeros where Dify reports none."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+        )
+
+
+class Ids(Struct, frozen=True, omit_defaults=True):
+    """Dify's own names for one answer: what a client needs to find it again in Dify."""
+
+    conversation_id: str | None = None
+    message_id: str | None = None
+    task_id: str | None = None
+    workflow_run_id: str | None = None
+
+
+class Started(Struct, frozen=True):
+    """The run is under way and can be stopped."""
+
+    ids: Ids
+
+
+class TextDelta(Struct, frozen=True, gc=False):
+    """The next piece of the answer's text, never empty."""
+
+    text: str
+
+
+class TextReplaced(Struct, frozen=True):
+    """All text so far is withdrawn in favour of `text`, which does not continue it (output moderation)."""
+
+    text: str
+
+
+class FileOut(Struct, frozen=True, kw_only=True):
+    """A file the app made; `url` is absolute."""
+
+    url: str
+    name: str
+    is_image: bool
+
+
+class Finished(Struct, frozen=True):
+    """The answer is complete. Nothing follows."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+class Failed(Struct, frozen=True, kw_only=True):
+    """The run failed with Dify's `code`, `message` and HTTP-like `status`. Nothing follows."""
+
+    code: str
+    message: str
+    status: int
+
+
+Event: TypeAlias = Started | TextDelta | TextReplaced | FileOut | Finished | Failed

@@ -1,0 +1,186 @@
+"""Model name -> App: what Dify says of every configured key, cached with a TTL."""
+
+import asyncio
+import difflib
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import structlog
+from cashews import Cache
+from msgspec import Struct
+
+from opendify.dify.apps import Access, App, Description, access_of, app_of
+from opendify.errors import BrokenUpstream, Busy, ModelNotFound, OpenDifyError, Unreachable, UpstreamTimeout
+from opendify.settings import AppConfig, hint_of
+
+STALE_SECONDS = 7 * 24 * 3600
+RETRY_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
+OUTAGES = (Unreachable, UpstreamTimeout, BrokenUpstream, Busy)
+
+log = structlog.get_logger("opendify.catalog")
+
+
+class Describer(Protocol):
+    """The gateway's part of the catalogue."""
+
+    async def describe(self, access: Access) -> Description:
+        """What Dify says of the app. Raises UpstreamError."""
+        ...
+
+
+class Entry(Struct):
+    """One configured key: its app, once Dify has described it, and what last went wrong."""
+
+    config: AppConfig
+    access: Access
+    description: Description | None = None
+    app: App | None = None
+    problem: OpenDifyError | None = None
+    asked_at: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """How logs and /readyz name it, without giving the key away."""
+        return self.app.name if self.app else self.config.name or hint_of(self.access.key)
+
+
+class Catalog:
+    """The usable apps under their model names.
+
+    An app is described again after `ttl` seconds, in the background: no request waits for that but the very first.
+    While Dify is down the last description is served, for up to a week; a key that Dify refuses is left out.
+    """
+
+    def __init__(
+        self, configs: Iterable[AppConfig], gateway: Describer, cache: Cache, *, ttl: float, default: str = ""
+    ) -> None:
+        self._entries = {(access := access_of(config)).id: Entry(config, access) for config in configs}
+        self._gateway = gateway
+        self._cache = cache
+        self._ttl = ttl
+        self._default = default
+        self._fresh_until = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
+        # `soft` asks anew after the TTL and answers with the old value while asking fails. Cancelling one of the
+        # callers that share a call would cancel it for all: only the refresh task ever calls it.
+        self._description = cache.soft(
+            ttl=STALE_SECONDS, soft_ttl=ttl, key="app:{app_id}", exceptions=OUTAGES
+        )(self._describe)
+
+    async def entries(self) -> Sequence[Entry]:
+        """Every configured key, in configured order, once each has been asked or patience ends."""
+        if time.monotonic() >= self._fresh_until:
+            task = self._refresh()
+            if not self._fresh_until:
+                await asyncio.wait((task,), timeout=PATIENCE_SECONDS)
+        return list(self._entries.values())
+
+    async def apps(self) -> list[App]:
+        """The usable apps, in configured order."""
+        return [entry.app for entry in await self.entries() if entry.app]
+
+    async def find(self, model: str, allowed: "Allowed") -> App:
+        """The app of a model name: exact, in another case, an alias, the default. Raises ModelNotFound.
+
+        Where the name is not known and Dify cannot be asked, raises what kept us from asking.
+        """
+        apps = [app for app in await self.apps() if allowed(app.name)]
+        for wanted in (model, self._default):
+            if wanted and (app := _match(apps, wanted)):
+                return app
+        raise self._unknown(model, [app.name for app in apps])
+
+    async def changed(self, app: App) -> None:
+        """Dify's answer says that the app is not what we think: describe it again soon."""
+        entry = self._entries[app.access.id]
+        if time.monotonic() - entry.asked_at > RETRY_SECONDS:
+            await self._cache.delete(f"app:{app.access.id}")
+            self._fresh_until = min(self._fresh_until, time.monotonic())
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._refreshing:
+            self._refreshing.cancel()
+            await asyncio.wait((self._refreshing,))
+
+    def _refresh(self) -> asyncio.Task[None]:
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh_all())
+        return self._refreshing
+
+    async def _refresh_all(self) -> None:
+        await asyncio.gather(*(self._refresh_one(entry) for entry in self._entries.values()))
+        troubled = any(entry.problem for entry in self._entries.values())
+        self._fresh_until = time.monotonic() + (min(RETRY_SECONDS, self._ttl) if troubled else self._ttl)
+
+    async def _refresh_one(self, entry: Entry) -> None:
+        try:
+            entry.description = await self._description(app_id=entry.access.id)
+        except OpenDifyError:
+            entry.description = None
+        self._name_apps()
+
+    async def _describe(self, app_id: str) -> Description:
+        """Ask Dify, and note on the entry how that went."""
+        entry = self._entries[app_id]
+        entry.asked_at = time.monotonic()
+        try:
+            description = await self._gateway.describe(entry.access)
+        except OpenDifyError as error:
+            if entry.problem is None or entry.problem.code != error.code:
+                log.warning("app_unusable", app=entry.label, code=error.code, reason=error.message)
+            entry.problem = error
+            raise
+        entry.problem = None
+        return description
+
+    def _name_apps(self) -> None:
+        """Unique names: those fixed by the configuration first, then Dify's own, `-2` and so on where they clash."""
+        taken: set[str] = set()
+        described = [(entry, entry.description) for entry in self._entries.values()]
+        for entry, description in sorted(described, key=lambda pair: pair[0].config.name is None):
+            if description is None:
+                entry.app = None
+                continue
+            name = _unique(entry.config.name or description.name or "dify-app", taken)
+            taken.add(name)
+            entry.app = app_of(entry.config, name, description)
+
+    def _unknown(self, model: str, names: list[str]) -> OpenDifyError:
+        """Not found, unless an app that could not be asked may be the one that is meant."""
+        for entry in self._entries.values():
+            if entry.app is None and entry.config.name in {None, model}:
+                problem = entry.problem or UpstreamTimeout("Dify has not described its apps yet.")
+                if entry.config.name or isinstance(problem, OUTAGES):
+                    return problem
+        close = difflib.get_close_matches(model, names, n=3, cutoff=0.4)
+        hint = f" Did you mean {', '.join(map(repr, close))}?" if close else " GET /v1/models lists them."
+        return ModelNotFound(f"The model '{model}' does not exist or is not for your key.{hint}", param="model")
+
+
+class Allowed(Protocol):
+    """Whether the caller may use the model of this name."""
+
+    def __call__(self, model: str, /) -> bool: ...
+
+
+def _match(apps: Sequence[App], model: str) -> App | None:
+    folded = model.casefold()
+    for fits in (
+        lambda app: app.name == model,
+        lambda app: app.name.casefold() == folded,
+        lambda app: model in app.config.aliases,
+    ):
+        if app := next(filter(fits, apps), None):
+            return app
+    return None
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}-{number}"
+    return unique

@@ -1,0 +1,212 @@
+"""A Struct per Dify event that means something to us, and how bytes become one.
+
+Only the fields we read are declared. Everything else a frame holds (prompts, node inputs, prices) is skipped by
+the decoder and so cannot leak. Servers differ in what they leave out: every field has a default.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from opendify.dialogue import Ids, Usage
+
+
+class Malformed(Exception):
+    """A frame that is not JSON, or a known event without its shape."""
+
+
+class TokenUsage(Struct):
+    """`usage` of message_end and of LLM nodes; prices and latencies are left alone."""
+
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    total_tokens: int | None = 0
+
+    def to_usage(self) -> Usage:
+        """The waist's usage; a missing total is the sum."""
+        prompt, completion = self.prompt_tokens or 0, self.completion_tokens or 0
+        return Usage(prompt, completion, self.total_tokens or prompt + completion)
+
+
+class File(Struct):
+    """A file in message_end, workflow_finished or a workflow's outputs."""
+
+    url: str | None = None
+    remote_url: str | None = None
+    filename: str | None = None
+    type: str | None = None
+    mime_type: str | None = None
+    transfer_method: str | None = None
+
+
+class Message(Struct, tag_field="event", tag="message", gc=False):
+    """A text delta of chat, completion and chatflow apps; the New Agent's closing text."""
+
+    answer: str | None = ""
+
+
+class AgentMessage(Struct, tag_field="event", tag="agent_message", gc=False):
+    """A text delta of both agents."""
+
+    answer: str | None = ""
+
+
+class MessageFile(Struct, tag_field="event", tag="message_file"):
+    """A file made by a tool. With `answer` and no `url` it is a text delta (1.11.2 to 1.12)."""
+
+    answer: str | None = None
+    url: str | None = None
+    type: str | None = None
+    belongs_to: str | None = None
+
+
+class MessageReplace(Struct, tag_field="event", tag="message_replace"):
+    """The whole text anew, from output moderation."""
+
+    answer: str | None = ""
+
+
+class Metadata(Struct):
+    """The part of `message_end.metadata` that we read."""
+
+    usage: TokenUsage | None = None
+
+
+class MessageEnd(Struct, tag_field="event", tag="message_end"):
+    """The end of a chat or completion answer."""
+
+    metadata: Metadata | None = None
+    files: list[File] | None = None
+
+
+class Text(Struct):
+    """`text_chunk.data`."""
+
+    text: str | None = ""
+
+
+class TextChunk(Struct, tag_field="event", tag="text_chunk"):
+    """A text delta of a workflow's End node."""
+
+    data: Text
+
+
+class Node(Struct):
+    """`node_finished.data`. `outputs` stays raw: only LLM nodes' are read."""
+
+    node_type: str = ""
+    outputs: Raw = Raw(b"null")
+
+
+class NodeFinished(Struct, tag_field="event", tag="node_finished"):
+    """A node has run; LLM nodes report their usage here."""
+
+    data: Node
+
+
+class Run(Struct):
+    """`workflow_finished.data`. `outputs` stays raw: only workflow apps' are read."""
+
+    status: str = ""
+    outputs: Raw = Raw(b"null")
+    error: str | None = None
+    total_tokens: int | None = 0
+    files: list[File] | None = None
+
+
+class WorkflowFinished(Struct, tag_field="event", tag="workflow_finished"):
+    """The end of a workflow's run, or of a chatflow's."""
+
+    data: Run
+
+
+class WorkflowPaused(Struct, tag_field="event", tag="workflow_paused"):
+    """The run waits for a person."""
+
+
+class Error(Struct, tag_field="event", tag="error"):
+    """The run failed."""
+
+    code: str | None = None
+    message: str | None = None
+    status: int | None = None
+
+
+DifyEvent = (
+    Message
+    | AgentMessage
+    | MessageFile
+    | MessageReplace
+    | MessageEnd
+    | TextChunk
+    | NodeFinished
+    | WorkflowFinished
+    | WorkflowPaused
+    | Error
+)
+
+KNOWN: Final = frozenset(
+    {
+        "message",
+        "agent_message",
+        "message_file",
+        "message_replace",
+        "message_end",
+        "text_chunk",
+        "node_finished",
+        "workflow_finished",
+        "workflow_paused",
+        "error",
+    }
+)
+
+
+class Envelope(Struct):
+    """What every event may carry around its own fields."""
+
+    event: str | None = None
+    conversation_id: str | None = None
+    message_id: str | None = None
+    task_id: str | None = None
+    workflow_run_id: str | None = None
+    code: str | None = None
+    message: str | None = None
+    status: int | None = None
+
+    def ids(self) -> Ids:
+        """The answer's names in Dify."""
+        return Ids(self.conversation_id, self.message_id, self.task_id, self.workflow_run_id)
+
+
+_decode_event = msgspec.json.Decoder(DifyEvent).decode
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+
+
+def envelope(frame: bytes) -> Envelope:
+    """The envelope alone. Raises Malformed."""
+    try:
+        return _decode_envelope(frame)
+    except msgspec.DecodeError as error:
+        raise Malformed(_place(error)) from None
+
+
+def decode(frame: bytes) -> DifyEvent | None:
+    """The event of a frame, or None for one that means nothing to us. Raises Malformed.
+
+    A frame with `code` and `status` but no `event` is an error too: servers of the 0.3 line sent them so.
+    """
+    try:
+        return _decode_event(frame)
+    except msgspec.DecodeError as error:
+        around = envelope(frame)
+        if around.event in KNOWN:
+            raise Malformed(f"{around.event}: {_place(error)}") from None
+        if around.event is None and around.code and around.status:
+            return Error(around.code, around.message, around.status)
+        return None
+
+
+def _place(error: msgspec.DecodeError) -> str:
+    """What msgspec says, which names types and places and never repeats the content."""
+    return str(error)

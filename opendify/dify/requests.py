@@ -1,0 +1,106 @@
+"""Prompt + App -> what is uploaded first, then the path and body of the run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from opendify.dialogue import Attachment, Prompt, Turn
+from opendify.dify import inputs
+from opendify.dify.apps import App, Input
+from opendify.dify.files import PlannedFile, plan
+from opendify.dify.transcript import flatten, newest
+from opendify.errors import InvalidRequest
+
+RUN_PATH = {"completion": "/completion-messages", "workflow": "/workflows/run"}
+CHAT_PATH = "/chat-messages"
+
+
+class RunPlan(Struct, frozen=True):
+    """A checked request, complete but for the ids of its uploads."""
+
+    app: App
+    query: str
+    inputs: dict[str, Any]
+    files: list[PlannedFile]
+
+    @property
+    def path(self) -> str:
+        """Where this app's runs are started, below the API prefix."""
+        return RUN_PATH.get(self.app.mode, CHAT_PATH)
+
+    def body(self, user: str, upload_ids: Sequence[str | None], conversation_id: str | None) -> bytes:
+        """The JSON of the run. `upload_ids` match `files`, None for those sent as links."""
+        values, beside = dict(self.inputs), []
+        for file, upload_id in zip(self.files, upload_ids, strict=True):
+            reference = file.reference(upload_id)
+            if file.place is None:
+                beside.append(reference)
+            elif file.is_list:
+                values[file.place] = [*values.get(file.place, ()), reference]
+            else:
+                values[file.place] = reference
+        return msgspec.json.encode(self._body(user, values, beside, conversation_id))
+
+    def _body(
+        self, user: str, values: dict[str, Any], beside: list[dict[str, str]], conversation_id: str | None
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {"inputs": values, "response_mode": "streaming", "user": user}
+        if self.app.converses:
+            # Naming a conversation would cost a model call of its own.
+            body |= {"query": self.query, "auto_generate_name": False}
+            if conversation_id:
+                body["conversation_id"] = conversation_id
+        if beside:
+            body["files"] = beside
+        return body
+
+
+def stop_path(mode: str, task_id: str) -> str:
+    """Where a run of this mode is stopped; `task_id` is already quoted."""
+    if mode == "workflow":
+        return f"/workflows/tasks/{task_id}/stop"
+    return f"{RUN_PATH.get(mode, CHAT_PATH)}/{task_id}/stop"
+
+
+def build(prompt: Prompt, app: App, max_files: int) -> RunPlan:
+    """Check the prompt against the app and lay it out. Raises InvalidRequest before anything is sent."""
+    attachments = _attachments(prompt.turns, app)
+    text = flatten(prompt.turns) or _stand_in(attachments)
+    values = inputs.collect(app, prompt.metadata, prompt.variables)
+    target = None if app.converses else inputs.prompt_input(app)
+    if target and target.name not in prompt.variables:
+        _check_length(target, text)
+        values[target.name] = text
+    planned = plan(app, attachments, max_files, given=set(values))
+    placed = {file.place for file in planned}
+    checked = inputs.check(app, {**values, **{name: () for name in placed if name}})
+    return RunPlan(app, text, {name: value for name, value in checked.items() if name not in placed}, planned)
+
+
+def _attachments(turns: Sequence[Turn], app: App) -> list[Attachment]:
+    """The newest turn's files, and those of earlier turns as far as the app has room for them, newest first."""
+    last = newest(turns)
+    current = list(turns[last].attachments)
+    earlier = [item for place, turn in enumerate(turns) if place != last for item in turn.attachments]
+    room = max(_capacity(app) - len(current), 0)
+    return [*(earlier[-room:] if room else []), *current]
+
+
+def _capacity(app: App) -> int:
+    rules = [app.files, *(declared.files for declared in app.inputs)]
+    return sum(rule.count or 0 for rule in rules if rule)
+
+
+def _stand_in(attachments: Sequence[Attachment]) -> str:
+    """Dify refuses an empty query, and a picture may come without a word. Raises InvalidRequest without either."""
+    if not attachments:
+        raise InvalidRequest("The newest message has neither text nor files.", param="messages")
+    return "\n".join(f"[{item.name or item.media}]" for item in attachments)
+
+
+def _check_length(target: Input, text: str) -> None:
+    if target.max_length and len(text) > target.max_length:
+        message = f"The text has {len(text)} characters; this app's '{target.name}' takes at most {target.max_length}."
+        raise InvalidRequest(message, param="messages")

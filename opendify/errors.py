@@ -1,0 +1,238 @@
+"""Every failure, and the one way it is told to clients.
+
+OpenDifyError
+ |- InvalidRequest        400  the request does not fit; `param` names the field
+ |- InvalidKey            401  no client key, or an unknown one
+ |- ModelNotFound         404
+ |- RequestTooLarge       413
+ |- Busy                  503  we drain, or every connection to this Dify is in use
+ `- UpstreamError              Dify, or the way to it
+     |- Unreachable       503  no connection, so no run can have started
+     |- UpstreamTimeout   504  silent for too long
+     |- BrokenUpstream    502  an answer that is not Dify's, or that ends early
+     `- Refused                Dify's own error; its code decides the status
+
+Bodies have OpenAI's shape. openai-python obeys `x-should-retry` before anything else: a run costs money and may
+have side effects, so once one may have started the client is told not to send it again.
+"""
+
+import re
+from http import HTTPStatus
+
+import msgspec
+from litestar.exceptions import HTTPException
+
+from opendify.dialogue import Failed
+
+MAX_MESSAGE = 600
+
+
+class OpenDifyError(Exception):
+    """A failure as a client sees it; `retry_after` in seconds."""
+
+    status: int = 500
+    type: str = "api_error"
+    code: str = "internal_error"
+    should_retry: bool | None = None
+    retry_after: int | None = None
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+
+    def headers(self) -> list[tuple[str, str]]:
+        """What tells a client whether to try again, and when."""
+        headers = []
+        if self.should_retry is not None:
+            headers.append(("x-should-retry", "true" if self.should_retry else "false"))
+        if self.retry_after is not None:
+            headers.append(("retry-after", str(self.retry_after)))
+        return headers
+
+    def body(self) -> bytes:
+        """The JSON object every OpenAI client expects, as an answer of its own or as a frame of a stream."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+
+class InvalidRequest(OpenDifyError):
+    """The request does not fit; `param` names the field."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidKey(OpenDifyError):
+    """No client key, or one that we do not know."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFound(OpenDifyError):
+    """No app answers to this name, or not for this caller."""
+
+    status = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class RequestTooLarge(OpenDifyError):
+    """A body or a file over its limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class Busy(OpenDifyError):
+    """We refuse now, and would not a little later."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "overloaded"
+    should_retry = True
+    retry_after = 2
+
+
+class UpstreamError(OpenDifyError):
+    """Dify failed, or the way to it."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    code = "upstream_error"
+    should_retry = False
+
+
+class Unreachable(UpstreamError):
+    """No connection to Dify: no run can have started."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "upstream_unreachable"
+    should_retry = True
+
+
+class UpstreamTimeout(UpstreamError):
+    """Dify was silent for too long, or the run took too long."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    code = "upstream_timeout"
+
+
+class BrokenUpstream(UpstreamError):
+    """What came is not Dify's protocol, or ended before its end."""
+
+    def __init__(self, message: str, *, upstream_status: int | None = None) -> None:
+        super().__init__(message)
+        self.upstream_status = upstream_status
+
+
+class Refused(UpstreamError):
+    """Dify's own error. Status, type and code follow from Dify's code and status."""
+
+    def __init__(self, message: str, *, code: str, status: int) -> None:
+        super().__init__(clean(message), code=code)
+        self.upstream_code = code
+        self.upstream_status = status
+        if _is_concurrency_limit(code, status, message):
+            self._become(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded")
+            self.should_retry, self.retry_after = True, 1
+        elif status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            self._become(HTTPStatus.BAD_GATEWAY, "api_error", "upstream_auth_failed")
+            self.message = "Dify refused the key of this app; whoever runs this gateway can mend that."
+        elif code in {"provider_quota_exceeded", "rate_limit_error"}:
+            self._become(HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota")
+        elif code == "completion_request_error" or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._become(HTTPStatus.BAD_GATEWAY, "api_error", _code_of_failure(code))
+        elif status in {HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}:
+            self._become(status, "invalid_request_error", code)
+        else:
+            self._become(HTTPStatus.BAD_REQUEST, "invalid_request_error", code)
+
+    def _become(self, status: int, kind: str, code: str) -> None:
+        self.status, self.type, self.code = status, kind, code
+
+
+def _is_concurrency_limit(code: str, status: int, message: str) -> bool:
+    """The app's limit of simultaneous requests: documented as 429, recorded as 400 `invalid_param`."""
+    return code == "too_many_requests" or (
+        status == HTTPStatus.BAD_REQUEST and code == "invalid_param" and message.startswith("Too many requests")
+    )
+
+
+def _code_of_failure(code: str) -> str:
+    return code if code in {"completion_request_error", "run_failed"} else UpstreamError.code
+
+
+def from_failed(failed: Failed) -> Refused:
+    """The error of a run that failed inside its stream: it has started, so it is never repeated."""
+    error = Refused(failed.message, code=failed.code, status=failed.status)
+    error.should_retry, error.retry_after = False, None
+    return error
+
+
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):.*\n(?=\S)", re.DOTALL)
+_NOISE = re.compile(
+    r" ?You have requested this URI \[.*"  # Flask's guesses at a route
+    r"|\n? *For further information visit \S+"  # pydantic's link
+    r"|\breq_id: \w+ ",
+    re.DOTALL,
+)
+_ADDRESS = re.compile(r"\bhttps?://[^\s'\"<>]+|\bplugin/[\w/-]+")
+_KEY = re.compile(r"\b(?:app|dataset|sk)-[\w-]{6,}")
+
+
+def clean(message: str) -> str:
+    """Dify's error text without tracebacks, internal addresses and keys, cut to a readable length."""
+    text = _TRACEBACK.sub("", message)
+    text = _NOISE.sub("", text)
+    text = _ADDRESS.sub("(address)", text)
+    text = _KEY.sub("(key)", text).strip()
+    text = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
+    return text or "Dify gave no reason."
+
+
+_AT = re.compile(r" - at `(?:\$\.?)?(?P<param>[^`]*)`$")
+
+
+def from_validation(error: msgspec.DecodeError) -> InvalidRequest:
+    """A body that does not decode: msgspec says where, as in "Expected `str`, got `int` - at `$.model`"."""
+    text = str(error)
+    place = _AT.search(text)
+    param = place["param"] if place else None
+    message = text[: place.start()] if place else text
+    if param:
+        return InvalidRequest(f"{param}: {message}.", param=param)
+    return InvalidRequest(f"The request body is not what this endpoint takes: {message}.")
+
+
+_LITESTAR = {
+    HTTPStatus.NOT_FOUND: ("not_found", "There is no such path here."),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "This path does not take this method."),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("request_too_large", "The request body is larger than this server takes."),
+}
+
+
+def from_http(error: HTTPException) -> OpenDifyError:
+    """What Litestar itself refused: an unknown path, a wrong method, a body over the limit."""
+    known = _LITESTAR.get(HTTPStatus(error.status_code))
+    told = InvalidRequest if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else OpenDifyError
+    code, message = known or (None, error.detail if told is InvalidRequest else "Something went wrong here.")
+    result = told(message, code=code)
+    result.status = error.status_code
+    return result
+
+
+def from_exception(error: Exception) -> OpenDifyError:
+    """Any exception as the error that the client is told; the unexpected ones without their text."""
+    match error:
+        case OpenDifyError():
+            return error
+        case msgspec.DecodeError():
+            return from_validation(error)
+        case HTTPException():
+            return from_http(error)
+        case _:
+            return OpenDifyError("Something went wrong here; the server's log has the details.")

@@ -1,0 +1,1 @@
+"""OpenAI's side of the waist: one file per surface."""

@@ -1,0 +1,300 @@
+"""Environment, .env and litestar.toml -> one frozen Settings. The only file that reads the environment."""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_FILE = "litestar.toml"
+
+Mode = Literal["chat", "agent-chat", "advanced-chat", "completion", "workflow", "agent"]
+
+
+class SettingsError(Exception):
+    """A configuration that cannot work; the text is one sentence for the person who wrote it."""
+
+
+def _list(value: object) -> object:
+    """A comma-separated line as the list it stands for."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def hint_of(key: str) -> str:
+    """The first characters of a secret: enough to recognise it, too few to use it."""
+    return f"{key[:7]}..." if len(key) > 14 else f"{key[:4]}..."  # noqa: PLR2004 (a short key shows less of itself)
+
+
+def base_url(value: str) -> str:
+    """Dify's address, ending in its API prefix. One that ends in `#` is used as it is, without the mark."""
+    if value.endswith("#"):
+        url = value[:-1].rstrip("/")
+    else:
+        url = value.rstrip("/")
+        url = url if url.endswith("/v1") else f"{url}/v1"
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an address such as https://dify.example.com/v1")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("must be a plain address, without user name, query or fragment")
+    return url
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClientKey(_Part):
+    """A key that clients present. `models` limits it to some models, by name."""
+
+    name: str = ""
+    key: SecretStr
+    models: tuple[str, ...] | None = None
+
+
+class AppConfig(_Part):
+    """One Dify app: its key, and what the file says about it. Times in seconds."""
+
+    key: SecretStr
+    name: str | None = None
+    base: str = ""
+    mode: Mode | None = None
+    aliases: tuple[str, ...] = ()
+    inputs: dict[str, Any] = {}
+    input: str | None = None
+    output: str | None = None
+    timeout: float | None = Field(None, gt=0)
+    max_run_seconds: float | None = Field(None, gt=0)
+    first_event_seconds: float | None = Field(None, gt=0)
+    max_files: int | None = Field(None, ge=0)
+
+    @field_validator("key")
+    @classmethod
+    def _is_an_app_key(cls, key: SecretStr) -> SecretStr:
+        secret = key.get_secret_value()
+        if not re.fullmatch(r"app-[!-~]+", secret):
+            raise ValueError(f"holds {hint_of(secret)!r}, which is no Dify app key: those start with app-")
+        return key
+
+    @field_validator("base")
+    @classmethod
+    def _is_an_address(cls, base: str) -> str:
+        return base_url(base) if base else base
+
+
+def _client_key(entry: object) -> object:
+    """`name:key` or `key` from the environment's line."""
+    if not isinstance(entry, str):
+        return entry
+    name, colon, key = entry.partition(":")
+    if colon and re.fullmatch(r"[\w.@-]+", name):
+        return {"name": name, "key": key}
+    return {"key": entry}
+
+
+def _app(entry: object) -> object:
+    """`model-name=app-...` or `app-...` from the environment's line."""
+    if not isinstance(entry, str):
+        return entry
+    name, equals, key = entry.rpartition("=")
+    return {"name": name.strip() or None, "key": key.strip()} if equals else {"key": entry}
+
+
+def _from_env(entry: object) -> object:
+    """Resolve `key_env = "VARIABLE"` of an entry in the file."""
+    if not isinstance(entry, dict) or "key_env" not in entry:
+        return entry
+    rest = dict(entry)
+    variable = rest.pop("key_env")
+    if not (secret := os.environ.get(str(variable))):
+        raise ValueError(f"names key_env {variable!r}, which is not set in the environment")
+    return {**rest, "key": secret}
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Every setting, validated. Each description is one line of `.env.example`."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, toml_file=CONFIG_FILE
+    )
+
+    valid_api_keys: Annotated[
+        tuple[Annotated[ClientKey, BeforeValidator(_client_key)], ...], NoDecode, BeforeValidator(_list)
+    ] = Field((), description="keys that clients present, comma-separated; name:key gives one a name for the logs")
+    auth: Literal["on", "off"] = Field("on", description="off serves everyone without a key, on purpose")
+    dify_api_keys: Annotated[
+        tuple[Annotated[AppConfig, BeforeValidator(_app)], ...], NoDecode, BeforeValidator(_list)
+    ] = Field((), description="Dify app keys, comma-separated; model-name=app-... fixes the model's name")
+    dify_api_base: str = Field("", description="Dify's address, with or without /v1; a trailing # uses it as it is")
+    dify_ca_file: Path | None = Field(None, description="PEM file of the authority that signed Dify's certificate")
+    timeout: Seconds = Field(30.0, description="longest silence accepted from Dify, seconds (Dify pings every 10)")
+    connect_timeout: Seconds = Field(5.0, description="longest wait for a connection to Dify, seconds")
+    first_packet_seconds: Seconds = Field(
+        2.0, description="start a streamed answer at the latest after this long, seconds; later failures are error frames"
+    )
+    first_event_seconds: Seconds = Field(300.0, description="longest wait for a run's first event, pings aside, seconds")
+    max_run_seconds: Seconds = Field(1200.0, description="longest run, seconds (Dify's own limit is 1200)")
+    keep_alive_seconds: Seconds = Field(15.0, description="silence after which a stream gets a comment, seconds")
+    drain_seconds: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="how long running answers may go on after SIGTERM, seconds"
+    )
+    model_cache_seconds: Seconds = Field(300.0, description="how long an app's description is trusted, seconds")
+    max_body_mb: Count = Field(50, description="largest request body, megabytes")
+    max_answer_mb: Count = Field(16, description="largest answer, megabytes of text")
+    max_files: Annotated[int, Field(ge=0)] = Field(20, description="most files in one request")
+    max_connections: Count = Field(1000, description="most simultaneous requests to one Dify; more are refused with 503")
+    http2: bool = Field(True, description="speak HTTP/2 with an https Dify that offers it")
+    default_model: str = Field("", description="the model for requests that name an unknown one; empty: they get a 404")
+    cors_origins: Words = Field((), description="web origins allowed to call from a browser, comma-separated; * for any")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity logged")
+    log_format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
+    server_host: str = Field("127.0.0.1", description="address to listen on")
+    server_port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+
+    # Only in litestar.toml: tables do not fit one line of the environment.
+    keys: tuple[Annotated[ClientKey, BeforeValidator(_from_env)], ...] = ()
+    apps: tuple[Annotated[AppConfig, BeforeValidator(_from_env)], ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, .env, litestar.toml: the strongest first."""
+        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("log_level", "log_format", "auth", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("dify_api_base")
+    @classmethod
+    def _is_an_address(cls, base: str) -> str:
+        return base_url(base) if base else base
+
+    @field_validator("dify_ca_file")
+    @classmethod
+    def _is_a_file(cls, path: Path | None) -> Path | None:
+        if path and not path.is_file():
+            raise ValueError(f"names {path}, which is not a file")
+        return path
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ValueError(f"holds {origin!r}: an origin looks like https://chat.example.com")
+        return origins
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if not self.client_keys and self.auth == "on":
+            raise SettingsError(
+                "VALID_API_KEYS is not set: list the keys that clients may present, comma-separated, "
+                "for example VALID_API_KEYS=team:sk-choose-a-long-one (or set AUTH=off to serve everyone)."
+            )
+        if not self.all_apps:
+            raise SettingsError(
+                "DIFY_API_KEYS is not set: list the API keys of your Dify apps, comma-separated, "
+                "for example DIFY_API_KEYS=app-xxxxxxxx,my-model=app-yyyyyyyy."
+            )
+        if any(not app.base for app in self.all_apps):
+            raise SettingsError(
+                "DIFY_API_BASE is not set: give Dify's address, for example DIFY_API_BASE=https://dify.example.com/v1."
+            )
+        return self
+
+    @property
+    def client_keys(self) -> tuple[ClientKey, ...]:
+        """The keys of the environment, then those of the file."""
+        return self.valid_api_keys + self.keys
+
+    @property
+    def all_apps(self) -> tuple[AppConfig, ...]:
+        """The apps of the environment, then those of the file; one listed in both is one, and the former's name wins."""
+        in_file = {app.key.get_secret_value(): app for app in self.apps}
+        merged: dict[str, AppConfig] = {}
+        for app in self.dify_api_keys + self.apps:
+            secret = app.key.get_secret_value()
+            known = in_file.get(secret, app)
+            name = app.name or known.name
+            base = known.base or self.dify_api_base
+            merged.setdefault(secret, known.model_copy(update={"name": name, "base": base}))
+        return tuple(merged.values())
+
+
+def load() -> Settings:
+    """Read the settings of the working directory. Raises SettingsError."""
+    try:
+        _check_file()
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(_sentence(error)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}.") from None
+
+
+def _check_file() -> None:
+    """Refuse what the file says in vain: a setting of the environment may belong to anyone, one in the file is ours."""
+    file = Path(CONFIG_FILE)
+    if file.is_file() and (unknown := tomllib.loads(file.read_text("utf-8")).keys() - Settings.model_fields):
+        raise SettingsError(f"{CONFIG_FILE} has the unknown setting {min(unknown)!r}: see the shipped file for the known ones.")
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem in one sentence: which variable, what is wrong, what it should look like."""
+    problem = error.errors(include_url=False, include_input=False, include_context=True)[0]
+    where, *inside = problem["loc"]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    name = _variable(str(where), inside)
+    field = Settings.model_fields.get(str(where))
+    meaning = f" ({field.description})" if field and field.description else ""
+    return f"{name} is wrong: {message}{meaning}."
+
+
+def _variable(field: str, inside: list[int | str]) -> str:
+    """The setting's name as its author wrote it: a variable of the environment, or an entry of the file."""
+    if field in {"apps", "keys"}:
+        return f"{CONFIG_FILE} [[{field}]]" + "".join(
+            f" number {part + 1}" if isinstance(part, int) else f" {part}" for part in inside
+        )
+    return field.upper()
+
+
+def documented() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Each environment variable with its description, for the documents' tests."""
+    for name, field in Settings.model_fields.items():
+        if field.description:
+            yield name.upper(), field.description, {"default": field.default}
