@@ -5,6 +5,7 @@ OpenDifyError
  |- InvalidKey            401  no client key, or an unknown one
  |- ModelNotFound         404
  |- RequestTooLarge       413
+ |- ClientGone            499  nobody is there to be told
  |- Busy                  503  we drain, or every connection to this Dify is in use
  `- UpstreamError              Dify, or the way to it
      |- Unreachable       503  no connection, so no run can have started
@@ -60,7 +61,7 @@ class OpenDifyError(Exception):
 class InvalidRequest(OpenDifyError):
     """The request does not fit; `param` names the field."""
 
-    status = HTTPStatus.BAD_REQUEST
+    status: int = HTTPStatus.BAD_REQUEST
     type = "invalid_request_error"
     code = "invalid_request"
 
@@ -68,7 +69,7 @@ class InvalidRequest(OpenDifyError):
 class InvalidKey(OpenDifyError):
     """No client key, or one that we do not know."""
 
-    status = HTTPStatus.UNAUTHORIZED
+    status: int = HTTPStatus.UNAUTHORIZED
     type = "invalid_request_error"
     code = "invalid_api_key"
 
@@ -76,7 +77,7 @@ class InvalidKey(OpenDifyError):
 class ModelNotFound(OpenDifyError):
     """No app answers to this name, or not for this caller."""
 
-    status = HTTPStatus.NOT_FOUND
+    status: int = HTTPStatus.NOT_FOUND
     type = "invalid_request_error"
     code = "model_not_found"
 
@@ -84,15 +85,22 @@ class ModelNotFound(OpenDifyError):
 class RequestTooLarge(OpenDifyError):
     """A body or a file over its limit."""
 
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    status: int = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class ClientGone(OpenDifyError):
+    """The client closed the connection; for the log only. 499 is nginx's number for it."""
+
+    status = 499
+    code = "client_gone"
 
 
 class Busy(OpenDifyError):
     """We refuse now, and would not a little later."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
+    status: int = HTTPStatus.SERVICE_UNAVAILABLE
     code = "overloaded"
     should_retry = True
     retry_after = 2
@@ -101,7 +109,7 @@ class Busy(OpenDifyError):
 class UpstreamError(OpenDifyError):
     """Dify failed, or the way to it."""
 
-    status = HTTPStatus.BAD_GATEWAY
+    status: int = HTTPStatus.BAD_GATEWAY
     code = "upstream_error"
     should_retry = False
 
@@ -109,7 +117,7 @@ class UpstreamError(OpenDifyError):
 class Unreachable(UpstreamError):
     """No connection to Dify: no run can have started."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
+    status: int = HTTPStatus.SERVICE_UNAVAILABLE
     code = "upstream_unreachable"
     should_retry = True
 
@@ -117,7 +125,7 @@ class Unreachable(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     """Dify was silent for too long, or the run took too long."""
 
-    status = HTTPStatus.GATEWAY_TIMEOUT
+    status: int = HTTPStatus.GATEWAY_TIMEOUT
     code = "upstream_timeout"
 
 
@@ -146,13 +154,17 @@ class Refused(UpstreamError):
             self._become(HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota")
         elif code == "completion_request_error" or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._become(HTTPStatus.BAD_GATEWAY, "api_error", _code_of_failure(code))
-        elif status in {HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}:
+        elif status in {
+            HTTPStatus.NOT_FOUND,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.TOO_MANY_REQUESTS,
+        }:
             self._become(status, "invalid_request_error", code)
         else:
             self._become(HTTPStatus.BAD_REQUEST, "invalid_request_error", code)
 
     def _become(self, status: int, kind: str, code: str) -> None:
-        self.status, self.type, self.code = status, kind, code
+        self.status, self.type, self.code = int(status), kind, code
 
 
 def _is_concurrency_limit(code: str, status: int, message: str) -> bool:
@@ -211,7 +223,10 @@ def from_validation(error: msgspec.DecodeError) -> InvalidRequest:
 _LITESTAR = {
     HTTPStatus.NOT_FOUND: ("not_found", "There is no such path here."),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "This path does not take this method."),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("request_too_large", "The request body is larger than this server takes."),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "request_too_large",
+        "The request body is larger than this server takes.",
+    ),
 }
 
 

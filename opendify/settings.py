@@ -42,7 +42,7 @@ def _list(value: object) -> object:
 
 def hint_of(key: str) -> str:
     """The first characters of a secret: enough to recognise it, too few to use it."""
-    return f"{key[:7]}..." if len(key) > 14 else f"{key[:4]}..."  # noqa: PLR2004 (a short key shows less of itself)
+    return f"{key[:7]}..." if len(key) > 14 else f"{key[:4]}..."
 
 
 def base_url(value: str) -> str:
@@ -155,9 +155,12 @@ class Settings(BaseSettings):
     timeout: Seconds = Field(30.0, description="longest silence accepted from Dify, seconds (Dify pings every 10)")
     connect_timeout: Seconds = Field(5.0, description="longest wait for a connection to Dify, seconds")
     first_packet_seconds: Seconds = Field(
-        2.0, description="start a streamed answer at the latest after this long, seconds; later failures are error frames"
+        2.0,
+        description="start a streamed answer at the latest after this long, seconds; later failures are error frames",
     )
-    first_event_seconds: Seconds = Field(300.0, description="longest wait for a run's first event, pings aside, seconds")
+    first_event_seconds: Seconds = Field(
+        300.0, description="longest wait for a run's first event, pings aside, seconds"
+    )
     max_run_seconds: Seconds = Field(1200.0, description="longest run, seconds (Dify's own limit is 1200)")
     keep_alive_seconds: Seconds = Field(15.0, description="silence after which a stream gets a comment, seconds")
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
@@ -167,10 +170,14 @@ class Settings(BaseSettings):
     max_body_mb: Count = Field(50, description="largest request body, megabytes")
     max_answer_mb: Count = Field(16, description="largest answer, megabytes of text")
     max_files: Annotated[int, Field(ge=0)] = Field(20, description="most files in one request")
-    max_connections: Count = Field(1000, description="most simultaneous requests to one Dify; more are refused with 503")
+    max_connections: Count = Field(
+        1000, description="most simultaneous requests to one Dify; more are refused with 503"
+    )
     http2: bool = Field(True, description="speak HTTP/2 with an https Dify that offers it")
     default_model: str = Field("", description="the model for requests that name an unknown one; empty: they get a 404")
-    cors_origins: Words = Field((), description="web origins allowed to call from a browser, comma-separated; * for any")
+    cors_origins: Words = Field(
+        (), description="web origins allowed to call from a browser, comma-separated; * for any"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity logged")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
     server_host: str = Field("127.0.0.1", description="address to listen on")
@@ -187,7 +194,7 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic-settings' signature)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, .env, litestar.toml: the strongest first."""
         return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls)
@@ -269,7 +276,9 @@ def _check_file() -> None:
     """Refuse what the file says in vain: a setting of the environment may belong to anyone, one in the file is ours."""
     file = Path(CONFIG_FILE)
     if file.is_file() and (unknown := tomllib.loads(file.read_text("utf-8")).keys() - Settings.model_fields):
-        raise SettingsError(f"{CONFIG_FILE} has the unknown setting {min(unknown)!r}: see the shipped file for the known ones.")
+        raise SettingsError(
+            f"{CONFIG_FILE} has the unknown setting {min(unknown)!r}: see the shipped file for the known ones."
+        )
 
 
 def _sentence(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""Server-sent events, bytes to bytes. https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+"""Server-sent events, bytes to bytes. https://html.spec.whatwg.org/multipage/server-sent-events.html."""
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 

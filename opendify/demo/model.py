@@ -32,7 +32,8 @@ What happens around it:
     EXTRAS         flows send iteration, loop, agent log and unknown events too
     REPLACE        `message_replace` with other text at the end
     REPLACE_PREFIX `message_replace` with text that goes on from what was sent
-    FINISH_LENGTH  the model ran out of tokens
+    FINISH_LENGTH  the model ran out of tokens (also FINISH:length)
+    NOUSAGE        the provider counts no tokens
     STOPPED        the run ends as if a user had stopped it
     FAIL           a step after the model fails: `workflow_finished` failed, or `error`
     PARTIAL        the flow ends as partial-succeeded
@@ -59,7 +60,9 @@ from datetime import UTC, datetime
 
 from opendify.demo.wire import Json
 
-WORD = re.compile(r"(?<!\w)(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>\S+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)")
+WORD = re.compile(
+    r"(?<!\w)(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>[\w-]+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)"
+)
 CHUNK = re.compile(r"\s*\S+|\s+$")
 STRANGE = (
     "你好，世界！👋🏽 Ünïcödé — 日本語テスト、한국어. Family: 👨\u200d👩\u200d👧\u200d👦 Flag: 🇨🇳 math: ∑∞ 𝒜 e\u0301 "
@@ -183,15 +186,13 @@ def _words(line: str) -> Iterator[Word]:
     while found := WORD.search(line, position):
         position = found.end()
         name = found["name"]
-        if name in {"SAY", "ECHO"} and found["arg"] is None and line[found.end("name") :][:1] != ":":
-            continue
-        if name == "SAY":
-            value, position = _literal(line, found.end("name") + 1)
-            yield Word("SAY", value)
-        elif name == "ECHO":
-            yield Word("ECHO", line[found.end("name") + 1 :])
-            position = found.end("name") + 1
+        if name in {"SAY", "ECHO"}:
+            if line[found.end("name") :].startswith(":"):
+                position = found.end("name") + 1
+                value, position = _literal(line, position) if name == "SAY" else (line[position:], position)
+                yield Word(name, value)
         elif name in KNOWN:
+            name = "FINISH_LENGTH" if name == "FINISH" else name
             yield Word(name, found["arg"] or "", tuple(map(float, found["numbers"].split())))
 
 
@@ -256,7 +257,7 @@ SPOKEN: dict[str, Callable[[Word, Prompt], Iterator[Step]]] = {
 }  # fmt: skip
 KNOWN = frozenset(SPOKEN) | frozenset(
     "EMPTY TOOL TOOL2 BADTOOL ASKHUMAN PAUSE FILE CITE TTS TWO OUTPUTS_ONLY JSONOUT RETRY EXTRAS REPLACE"
-    " REPLACE_PREFIX FINISH_LENGTH FINISH STOPPED FAIL PARTIAL ERROR_START ERROR_MID FAULT".split()
+    " REPLACE_PREFIX FINISH_LENGTH FINISH NOUSAGE STOPPED FAIL PARTIAL ERROR_START ERROR_MID FAULT".split()
 )
 
 
@@ -265,40 +266,32 @@ def steps(script: Script, prompt: Prompt, asked: str, delay: float = 0.0) -> Ite
     if "ERROR_START" in script:
         yield Failure(script.words["ERROR_START"].arg)
         return
-    yield from _tool_rounds(script, prompt.tools)
-    spoken = _troubled(_spoken(script, prompt, asked), script)
+    call = _tool_call(script, prompt.tools)
+    if call:
+        for _ in range(2 if "TOOL2" in script else 1):
+            yield from map(Text, ("I will ", "look at ", "the clock. "))
+            yield call
+    spoken = _troubled(_spoken(script, prompt, asked, call), script)
     yield from _paced(spoken, delay) if delay else spoken
 
 
-def _tool_rounds(script: Script, tools: tuple[str, ...]) -> Iterator[Step]:
-    rounds = (2 if "TOOL2" in script else 1) if _uses_tools(script, tools) else 0
-    for _ in range(rounds):
-        yield from map(Text, ("I will ", "look at ", "the clock. "))
-        yield _tool_call(script)
-
-
-def _uses_tools(script: Script, tools: tuple[str, ...]) -> bool:
-    wanted = ("TOOL", "TOOL2", "BADTOOL") if "ask_human" not in tools else ("TOOL", "TOOL2", "BADTOOL", "ASKHUMAN")
-    return bool(tools) and any(word in script for word in wanted)
-
-
-def _tool_call(script: Script) -> ToolCall:
-    if "ASKHUMAN" in script:
+def _tool_call(script: Script, tools: tuple[str, ...]) -> ToolCall | None:
+    if "ask_human" in tools and "ASKHUMAN" in script:
         return ToolCall("ask_human", QUESTION, "")
-    if "BADTOOL" in script:
+    if tools and "BADTOOL" in script:
         return ToolCall("no_such_tool", {}, "there is not a tool named no_such_tool")
-    return ToolCall("current_time", {"timezone": "UTC"}, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
+    if tools and ("TOOL" in script or "TOOL2" in script):
+        return ToolCall("current_time", {"timezone": "UTC"}, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
+    return None
 
 
-def _spoken(script: Script, prompt: Prompt, asked: str) -> Iterator[Step]:
-    called = _uses_tools(script, prompt.tools)
-    if called:
-        result = _tool_call(script).result
-        yield from map(Text, ("The clock says: ", result, " (done)."))
+def _spoken(script: Script, prompt: Prompt, asked: str, call: ToolCall | None) -> Iterator[Step]:
+    if call:
+        yield from map(Text, ("The clock says: ", call.result, " (done)."))
     said = [name for name in SPOKEN if name in script]
     for name in said:
         yield from SPOKEN[name](script.words[name], prompt)
-    if not called and "EMPTY" not in script and set(said) <= {"HANG"}:
+    if not call and "EMPTY" not in script and set(said) <= {"HANG"}:
         yield from map(Text, CHUNK.findall(_friendly(asked)))
 
 

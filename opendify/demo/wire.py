@@ -51,9 +51,10 @@ class Reply:
 class Refused(Exception):  # noqa: N818  the request is refused; nothing of ours failed
     """Ends the handling of a request with `reply`."""
 
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
+    def __init__(self, reply: Reply, message: str = "") -> None:
+        super().__init__(reply.status, message)
         self.reply = reply
+        self.message = message
 
 
 def answer(body: object, status: int = 200, end: str = "\n") -> Reply:
@@ -63,7 +64,7 @@ def answer(body: object, status: int = 200, end: str = "\n") -> Reply:
 
 def refuse(status: int, code: str, message: str) -> Refused:
     """Dify's error envelope."""
-    return Refused(answer({"code": code, "message": message, "status": status}, status))
+    return Refused(answer({"code": code, "message": message, "status": status}, status), message)
 
 
 def invalid(message: str) -> Refused:
@@ -74,7 +75,9 @@ def invalid(message: str) -> Refused:
 def not_found(message: str, path: str, *likewise: str) -> Refused:
     """A 404 with the router's advice, which names the path itself first when it has no variable part."""
     known = " or ".join(likewise)
-    return refuse(404, "not_found", f"{message} You have requested this URI [{path}] but did you mean {known} ?")
+    return refuse(
+        404, "not_found", f"{message} You have requested this URI [{path}] but did you mean {known} ?"
+    )
 
 
 def page(status: int, title: str) -> Reply:

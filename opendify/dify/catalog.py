@@ -65,9 +65,13 @@ class Catalog:
         self._refreshing: asyncio.Task[None] | None = None
         # `soft` asks anew after the TTL and answers with the old value while asking fails. Cancelling one of the
         # callers that share a call would cancel it for all: only the refresh task ever calls it.
-        self._description = cache.soft(
-            ttl=STALE_SECONDS, soft_ttl=ttl, key="app:{app_id}", exceptions=OUTAGES
-        )(self._describe)
+        self._description = cache.soft(ttl=STALE_SECONDS, soft_ttl=ttl, key="app:{app_id}", exceptions=OUTAGES)(
+            self._describe
+        )
+
+    def start(self) -> None:
+        """Begin to ask, without making anyone wait for it."""
+        self._refresh()
 
     async def entries(self) -> Sequence[Entry]:
         """Every configured key, in configured order, once each has been asked or patience ends."""
@@ -82,14 +86,22 @@ class Catalog:
         return [entry.app for entry in await self.entries() if entry.app]
 
     async def find(self, model: str, allowed: "Allowed") -> App:
-        """The app of a model name: exact, in another case, an alias, the default. Raises ModelNotFound.
+        """The app for a request: the named one, else the default. Raises as `named` does."""
+        try:
+            return await self.named(model, allowed)
+        except ModelNotFound:
+            if not self._default:
+                raise
+        return await self.named(self._default, allowed)
+
+    async def named(self, model: str, allowed: "Allowed") -> App:
+        """The app of a model name: exact, in another case, an alias. Raises ModelNotFound.
 
         Where the name is not known and Dify cannot be asked, raises what kept us from asking.
         """
         apps = [app for app in await self.apps() if allowed(app.name)]
-        for wanted in (model, self._default):
-            if wanted and (app := _match(apps, wanted)):
-                return app
+        if app := _match(apps, model):
+            return app
         raise self._unknown(model, [app.name for app in apps])
 
     async def changed(self, app: App) -> None:

@@ -4,7 +4,8 @@ Only the fields we read are declared. Everything else a frame holds (prompts, no
 the decoder and so cannot leak. Servers differ in what they leave out: every field has a default.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import msgspec
 from msgspec import Raw, Struct
@@ -133,7 +134,7 @@ class Error(Struct, tag_field="event", tag="error"):
     status: int | None = None
 
 
-DifyEvent = (
+DifyEvent: TypeAlias = (
     Message
     | AgentMessage
     | MessageFile
@@ -179,7 +180,7 @@ class Envelope(Struct):
         return Ids(self.conversation_id, self.message_id, self.task_id, self.workflow_run_id)
 
 
-_decode_event = msgspec.json.Decoder(DifyEvent).decode
+_decode_event: Callable[[bytes], DifyEvent] = msgspec.json.Decoder(DifyEvent).decode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 

@@ -100,7 +100,12 @@ def _planned(app: App, attachment: Attachment, places: Sequence[Place], number: 
         _check_size(app, attachment, upload, natural)
     place.taken += 1
     return PlannedFile(
-        kind=kind, place=place.name, is_list=place.is_list, param=attachment.param, url=attachment.url, upload=upload
+        kind=kind,
+        place=place.name,
+        is_list=place.is_list,
+        param=attachment.param,
+        url=attachment.url,
+        upload=upload,
     )
 
 

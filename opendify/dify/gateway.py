@@ -79,6 +79,7 @@ class Gateway:
         ca_file: Path | None = None,
     ) -> None:
         self._timeout = timeout
+        self._connect_timeout = connect_timeout
         self._max_connections = max_connections
         self._wires = {
             base: transport.connect(base, http2=http2, connect_timeout=connect_timeout, ca_file=ca_file)
@@ -90,6 +91,15 @@ class Gateway:
         async with AsyncExitStack() as stack:
             for wire in self._wires.values():
                 stack.push_async_callback(wire.close)
+
+    async def answers(self, base: str) -> bool:
+        """Whether anything that may be Dify answers there now, within the connection's time limit."""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                response = await self._wires[base].fresh.get("/info")
+        except (httpx.TransportError, TimeoutError):
+            return False
+        return response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR
 
     async def describe(self, access: Access) -> Description:
         """What `/info` and `/parameters` say; the mode is inferred where a server does not tell it."""

@@ -75,7 +75,8 @@ def _default(declared: Input) -> object:
 def _missing(app: App, declared: Input) -> InvalidRequest:
     expected = ", ".join(_describe(other) for other in app.inputs)
     return InvalidRequest(
-        f"'{app.name}' needs the input '{declared.name}'. It expects: {expected}.", param=f"inputs.{declared.name}"
+        f"'{app.name}' needs the input '{declared.name}'. It expects: {expected}.",
+        param=f"inputs.{declared.name}",
     )
 
 

@@ -60,7 +60,7 @@ class Reader:
         self.done = False
         self.closing: FinishReason | None = None
         self._tail = ""
-        self._spoken = 0
+        self.spoken = 0
         self._fingerprint = hashlib.blake2b() if moderated else None
         self._chunked = False
         self._usage = Usage()
@@ -121,7 +121,7 @@ class Reader:
     def _say(self, text: str | None) -> tuple[Event, ...]:
         if not text:
             return ()
-        self._spoken += len(text)
+        self.spoken += len(text)
         if self._fingerprint:
             self._fingerprint.update(text.encode("utf-8", "surrogatepass"))
         return (TextDelta(text),)
@@ -148,16 +148,16 @@ class Reader:
         if not text:
             return ()
         if self._continues(text):
-            return self._say(text[self._spoken :])
-        self._spoken = len(text)
+            return self._say(text[self.spoken :])
+        self.spoken = len(text)
         if self._fingerprint:
             self._fingerprint = hashlib.blake2b(text.encode("utf-8", "surrogatepass"))
         return (TextReplaced(text),)
 
     def _continues(self, text: str) -> bool:
-        if not self._spoken or self._fingerprint is None:
-            return not self._spoken
-        sent = text[: self._spoken].encode("utf-8", "surrogatepass")
+        if not self.spoken or self._fingerprint is None:
+            return not self.spoken
+        sent = text[: self.spoken].encode("utf-8", "surrogatepass")
         return hashlib.blake2b(sent).digest() == self._fingerprint.digest()
 
     # -- files

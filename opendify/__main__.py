@@ -1,0 +1,61 @@
+"""The `opendify` command: serve, demo, check."""
+
+import asyncio
+import sys
+
+import click
+
+from opendify import __version__
+from opendify.settings import Settings, SettingsError, load
+
+GRACE_SECONDS = 10
+
+
+def _settings() -> Settings:
+    try:
+        return load()
+    except SettingsError as error:
+        sys.exit(f"opendify: {error}")
+
+
+@click.group()
+@click.version_option(__version__, prog_name="opendify")
+def main() -> None:
+    """OpenDify: the OpenAI-compatible front door of Dify."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on, instead of SERVER_HOST.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, instead of SERVER_PORT.")
+def serve(host: str | None, port: int | None) -> None:
+    """Serve the configured Dify apps."""
+    import uvicorn
+
+    from opendify.app import create_app
+
+    settings = _settings()
+    uvicorn.run(
+        create_app(settings),
+        host=host or settings.server_host,
+        port=port or settings.server_port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=4096,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+@main.command()
+def check() -> None:
+    """Ask Dify about every configured app and show what it says."""
+    from opendify.check import check_apps
+
+    sys.exit(asyncio.run(check_apps(_settings())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Around every request: its id, and one line in the log when it is over."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from opendify.errors import ClientGone
+from opendify.exchange import Answer
+
+SANE_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
+QUIET = {"/healthz", "/readyz"}
+
+log = structlog.get_logger("opendify.access")
+
+
+def request_id(scope: Scope) -> str:
+    """The client's id if it is sane, else one of ours."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+async def observe(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one HTTP request with an `x-request-id` on its response, and log it once."""
+    began, name = time.monotonic(), request_id(scope)
+    state = scope.setdefault("state", {})
+    header = (b"x-request-id", name.encode())
+    status = 0
+
+    async def send_with_id(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            message["headers"] = [*message["headers"], header]
+        await send(message)
+
+    try:
+        await app(scope, receive, send_with_id)
+    finally:
+        write = log.debug if scope["path"] in QUIET else log.info
+        write("request", id=name, **_line(scope, state, status, began))
+
+
+def _line(scope: Scope, state: dict[str, Any], status: int, began: float) -> dict[str, Any]:
+    caller, answer = state.get("caller"), state.get("answer")
+    line = {"method": scope.get("method"), "path": scope["path"], "status": status}
+    line["seconds"] = round(time.monotonic() - began, 3)
+    if caller:
+        line["key"] = caller.name
+    return line | (_about(answer, began) if answer else {})
+
+
+def _about(answer: Answer, began: float) -> dict[str, Any]:
+    """What the answer was; no text of it, no user, no id that opens anything."""
+    outcome = answer.outcome.result() if answer.outcome.done() else ClientGone("")
+    usage = answer.finished.usage if answer.finished else None
+    first = answer.first_text_at
+    return {
+        "model": answer.app.name if answer.app else None,
+        "mode": answer.app.mode if answer.app else None,
+        "first_token_seconds": None if first is None else round(first - began, 3),
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "finish": outcome.code if outcome else answer.finished.reason if answer.finished else "stop",
+    }

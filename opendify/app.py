@@ -1,0 +1,157 @@
+"""create_app(): routes, auth, errors, lifespan. The table of contents of OpenDify; wiring only."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from cashews import Cache
+from litestar import Litestar, Request, Response, Router
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from opendify import logs
+from opendify.access import observe
+from opendify.auth import Authentication, KeyRing
+from opendify.dify.apps import MEGABYTE
+from opendify.dify.catalog import Catalog
+from opendify.dify.gateway import Gateway
+from opendify.errors import InvalidKey, OpenDifyError, from_exception
+from opendify.exchange import Exchange, Limits
+from opendify.health import HealthController
+from opendify.memory import NoMemory
+from opendify.openai.chat import ChatController
+from opendify.openai.models import ModelsController
+from opendify.openapi import openapi_config
+from opendify.settings import Settings, SettingsError, load
+from opendify.shutdown import draining_on_signals
+
+log = structlog.get_logger("opendify")
+
+
+class OpenDify(Litestar):
+    """The application; every HTTP request, whether a route takes it or not, gets its id and its line in the log."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            await observe(super().__call__, scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings | None = None) -> OpenDify:
+    """The application for these settings, else for those of the working directory.
+
+    A configuration that cannot work ends the process with one sentence.
+    """
+    settings = settings or _load_or_exit()
+    logs.configure(settings.log_level, settings.log_format)
+    api = Router(
+        "/",
+        route_handlers=[ChatController, ModelsController],
+        middleware=[Authentication(KeyRing(settings.client_keys if settings.auth == "on" else ()))],
+    )
+    return OpenDify(
+        route_handlers=[api, HealthController],
+        lifespan=[_lifespan(settings)],
+        dependencies={
+            "exchange": Provide(_exchange, sync_to_thread=False),
+            "catalog": Provide(_catalog, sync_to_thread=False),
+        },
+        exception_handlers={Exception: tell},
+        cors_config=_cors(settings),
+        openapi_config=openapi_config(),
+        request_max_body_size=settings.max_body_mb * MEGABYTE,
+        logging_config=None,
+    )
+
+
+def _load_or_exit() -> Settings:
+    try:
+        return load()
+    except SettingsError as error:
+        sys.exit(f"opendify: {error}")
+
+
+def _lifespan(settings: Settings) -> Any:
+    """What lives as long as the server, made once and handed on."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        cache = Cache()
+        cache.setup("mem://")
+        gateway = Gateway(
+            (config.base for config in settings.all_apps),
+            timeout=settings.timeout,
+            connect_timeout=settings.connect_timeout,
+            max_connections=settings.max_connections,
+            http2=settings.http2,
+            ca_file=settings.dify_ca_file,
+        )
+        catalog = Catalog(
+            settings.all_apps,
+            gateway,
+            cache,
+            ttl=settings.model_cache_seconds,
+            default=settings.default_model,
+        )
+        exchange = Exchange(gateway, catalog, NoMemory(), limits_of(settings))
+        app.state.update({"catalog": catalog, "exchange": exchange})
+        try:
+            catalog.start()
+            with draining_on_signals(exchange.drain, settings.drain_seconds):
+                yield
+        finally:
+            await exchange.drain(0)
+            await catalog.close()
+            await gateway.close()
+            await cache.close()
+
+    return lifespan
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of one answer."""
+    return Limits(
+        silence=settings.timeout,
+        first_event=settings.first_event_seconds,
+        run=settings.max_run_seconds,
+        files=settings.max_files,
+        answer_chars=settings.max_answer_mb * MEGABYTE,
+        first_packet=settings.first_packet_seconds,
+        keep_alive=settings.keep_alive_seconds,
+    )
+
+
+def _exchange(state: State) -> Exchange:
+    return state.exchange  # type: ignore[no-any-return]
+
+
+def _catalog(state: State) -> Catalog:
+    return state.catalog  # type: ignore[no-any-return]
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    """Off unless origins are set; never with credentials, which a bearer key does not need."""
+    if not settings.cors_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_credentials=False,
+        expose_headers=["x-request-id", "x-dify-conversation-id", "x-dify-message-id"],
+    )
+
+
+def tell(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Any failure in OpenAI's shape; the unexpected ones go to the log with their traceback."""
+    told = from_exception(error)
+    if type(told) is OpenDifyError:
+        log.error("unexpected", path=request.url.path, exc_info=error)
+    headers = dict(told.headers())
+    if isinstance(told, InvalidKey):
+        headers["www-authenticate"] = "Bearer"
+    return Response(told.body(), status_code=told.status, media_type="application/json", headers=headers)

@@ -1,0 +1,57 @@
+"""Faults before the answer: what FAULT makes a server, or the proxy in front of it, say instead."""
+
+from opendify.demo.apps import SampleApp
+from opendify.demo.model import Script
+from opendify.demo.state import State
+from opendify.demo.wire import FRONT_END, INTERNAL_ERROR, Refused, invalid, page, refuse
+
+QUOTA = (
+    "Your quota for Dify Hosted Model Provider has been exhausted. Please go to Settings -> Model Provider to complete"
+    " your own provider credentials."
+)
+
+
+def too_many(app: SampleApp) -> str:
+    """The text of the app's concurrency limit."""
+    return (
+        "Too many requests. Please try again later. The current maximum concurrent requests allowed for"
+        f" {app.id} is {app.max_active or 1}."
+    )
+
+
+def before_answer(state: State, app: SampleApp, script: Script, query: str, conversation_id: str) -> None:
+    """Raise the refusal that the script's fault asks for, if it asks for one."""
+    kind, _, count = script.fault.partition("-")
+    if kind == "gone":
+        state.conversations.pop(conversation_id, None)
+    elif kind == "flaky":
+        _flaky(state, query, int(count or 1))
+    elif refusal := _refusal(kind, app):
+        raise refusal
+
+
+def _flaky(state: State, query: str, times: int) -> None:
+    seen = state.flaky.get(query, 0)
+    state.flaky[query] = seen + 1
+    if seen < times:
+        raise Refused(page(503, "Service Temporarily Unavailable"))
+
+
+def _refusal(kind: str, app: SampleApp) -> Refused | None:
+    match kind:
+        case "html502":
+            return Refused(page(502, "Bad Gateway"))
+        case "html200":
+            return Refused(FRONT_END)
+        case "500":
+            return Refused(INTERNAL_ERROR)
+        case "503":
+            return Refused(page(503, "Service Temporarily Unavailable"))
+        case "429":
+            return refuse(429, "too_many_requests", too_many(app))
+        case "toomany400":
+            return invalid(too_many(app))
+        case "quota":
+            return refuse(400, "provider_quota_exceeded", QUOTA)
+        case _:
+            return None

@@ -1,0 +1,96 @@
+"""What runs carry besides text: files, pictures that apps make, citations, speech."""
+
+import base64
+import hashlib
+import time
+import uuid
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from opendify.demo.wire import Json, new_id
+
+if TYPE_CHECKING:
+    from opendify.demo.run import Run
+
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYPj/HwADAgH/p0ZwUQAAAABJRU5ErkJggg=="
+)
+SPEECH = (
+    b"RIFF\x2c\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x40\x1f\x00\x00\x80\x3e\x00\x00\x02\x00\x10\x00"
+    + (b"data\x08\x00\x00\x00" + b"\x00" * 8)
+)
+TENANT = str(uuid.uuid5(uuid.NAMESPACE_DNS, "demo.tenant"))
+
+
+def signed(path: str) -> str:
+    """A path with the query string of Dify's signed file URLs."""
+    nonce = hashlib.md5(path.encode(), usedforsecurity=False).hexdigest()
+    sign = quote(base64.b64encode(hashlib.sha256(path.encode()).digest()).decode(), safe="")
+    return f"{path}?timestamp={int(time.time())}&nonce={nonce}&sign={sign}"
+
+
+def file_dict(
+    *, modern: bool, type: str, method: str, url: str, name: str, mime: str, size: int, upload_id: str | None
+) -> Json:
+    """A file as flows describe it; servers differ in a few keys."""
+    remote = "" if modern and method != "remote_url" else url
+    body: Json = {"dify_model_identity": "__dify__file__", "id": None}
+    if not modern:
+        body["tenant_id"] = TENANT
+    body |= {"type": type, "transfer_method": method, "remote_url": remote}
+    described = {"filename": name, "extension": _extension(name), "mime_type": mime, "size": size}
+    if modern:
+        reference = f"dify-file-ref:{upload_id}" if upload_id else None
+        return body | {"reference": reference} | described | {"related_id": upload_id, "url": url}
+    return body | {"related_id": upload_id} | described | {"url": url}
+
+
+def _extension(name: str) -> str:
+    return "." + name.rpartition(".")[2] if "." in name else ""
+
+
+def as_chat_file(file: Json) -> Json:
+    """A file as chat apps describe it."""
+    keys = ("related_id", "extension", "filename", "size", "mime_type", "transfer_method", "type", "url")
+    return {key: file[key] for key in keys} | {
+        "upload_file_id": file["related_id"],
+        "remote_url": file["remote_url"],
+    }
+
+
+def made_file(run: "Run") -> Json:
+    """The picture that FILE makes in chat apps; its URL is relative."""
+    return as_chat_file(made_flow_file(run, origin=""))
+
+
+def made_flow_file(run: "Run", origin: str) -> Json:
+    """The picture that FILE makes, as flows describe it."""
+    upload_id = new_id()
+    return file_dict(
+        modern=run.modern, type="image", method="tool_file", url=origin + signed(f"/files/tools/{upload_id}.png"),
+        name="picture.png", mime="image/png", size=len(PICTURE), upload_id=upload_id,
+    )  # fmt: skip
+
+
+def cited(run: "Run") -> list[Json]:
+    """The `retriever_resources` of an answer: what CITE looked up."""
+    if "CITE" not in run.script:
+        return []
+    return [passage(position, run.app.is_flow) for position in (1, 2)]
+
+
+def passage(position: int, in_flow: bool) -> Json:
+    """One retrieved passage."""
+    content = ("OpenDify speaks OpenAI's protocol in front of Dify.", "The stand-in needs no Dify server.")
+    return {
+        "position": position, "dataset_id": TENANT, "dataset_name": "Demo handbook", "document_id": TENANT,
+        "document_name": f"chapter-{position}.md", "data_source_type": "upload_file", "segment_id": TENANT,
+        "retriever_from": "workflow" if in_flow else "api", "score": 1 / (position + 1), "hit_count": 1,
+        "word_count": 88, "segment_position": position, "index_node_hash": "885b660d", "page": None,
+        "content": content[position - 1], "doc_metadata": None, "title": None, "files": None, "summary": None,
+    }  # fmt: skip
+
+
+def spoken_audio() -> str:
+    """A moment of silence as base64, the way `tts_message` carries it."""
+    return base64.b64encode(SPEECH).decode()

@@ -1,0 +1,132 @@
+"""A streamed answer on the wire: headers with the first byte, pings, silence, and what breaks it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from opendify.demo.model import Break, Pause
+from opendify.demo.run import Frame, Run
+from opendify.demo.wire import PING, frame
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+GARBAGE = b'data: {"event": "message", "answer": "unfinished\n\n'
+BIG_FRAME = 16 * 1024 * 1024
+BIG_PIECE = 64 * 1024
+NEVER = float("inf")
+
+
+class ConnectionCut(Exception):  # noqa: N818  a fault on request, not an error of ours
+    """Makes the server close the connection in the middle of an answer."""
+
+
+class Stream:
+    """The streamed answer of one run."""
+
+    def __init__(self, run: Run, send: Send, headers: list[tuple[bytes, bytes]], ping_seconds: float) -> None:
+        self.run = run
+        self.send = send
+        self.headers = headers
+        self.ping_seconds = ping_seconds
+        self.gone = asyncio.Event()
+        self.opened = False
+        self.closed = False
+        self.written_at = time.monotonic()
+
+    async def watch(self, receive: Receive) -> None:
+        """Notice that the client left; most runs end with it."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()
+        if not self.run.outlives_client:
+            self.run.end("left")
+        self.run.wake.set()
+
+    async def play(self, frames: Iterable[Frame]) -> bool:
+        """Send `frames`; False if somebody ended the run or a fault the stream before they were over."""
+        for item in frames:
+            if isinstance(item, dict):
+                await self.write(frame(item))
+            elif isinstance(item, bytes):
+                await self.write(item)
+            elif isinstance(item, Pause):
+                await self.rest(item.seconds)
+            else:
+                await self.suffer(item)
+            if self.run.ending or self.closed:
+                return False
+        return True
+
+    async def write(self, data: bytes) -> None:
+        """Send a frame; the headers go out with the first one. Others get their turn in between."""
+        if not self.opened:
+            self.opened = True
+            await self.send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
+        self.written_at = time.monotonic()
+        await asyncio.sleep(0)
+
+    async def rest(self, seconds: float) -> None:
+        """Be silent but for pings until the time is over, the run is ended or the client has left."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            ping_due = max(self.written_at + self.ping_seconds - time.monotonic(), 0)
+            if await self.woken(min(left, ping_due)):
+                return
+            if ping_due <= left:
+                await self.write(PING)
+
+    async def woken(self, seconds: float) -> bool:
+        """Whether something ends the silence within so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.run.wake.wait(), seconds)
+        return self.run.wake.is_set()
+
+    async def suffer(self, fault: Break) -> None:
+        """Do what a FAULT within the stream says."""
+        match fault.kind:
+            case "cut":
+                raise ConnectionCut
+            case "eof":
+                self.closed = True
+            case "drop":
+                await self.drop()
+            case "garbage":
+                await self.write(GARBAGE)
+            case "bigframe":
+                await self.write_big()
+            case "pingforever":
+                await self.rest(NEVER)
+            case _:
+                await self.silence()
+
+    async def drop(self) -> None:
+        """Close the connection without a byte, which only the server's own transport can do."""
+        transport = getattr(getattr(self.send, "__self__", None), "transport", None)
+        if transport is None:
+            raise ConnectionCut
+        transport.abort()
+        await self.silence()
+
+    async def silence(self) -> None:
+        """Send nothing more and heed no stop, as if the worker had died."""
+        await self.gone.wait()
+        self.closed = True
+
+    async def write_big(self) -> None:
+        """A frame that no event needs."""
+        await self.write(b'data: {"event": "message", "answer": "')
+        for _ in range(BIG_FRAME // BIG_PIECE):
+            await self.write(b"x" * BIG_PIECE)
+        await self.write(b'"}\n\n')
+
+    async def close(self) -> None:
+        """End the body."""
+        if not self.opened:
+            await self.write(b"")
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,359 @@
+"""The story of one answer, in order: resolve app -> recall conversation -> upload -> open -> events -> clean up.
+
+An answer is read by one task, which also writes it to the client. Whoever watches the client and the clock is
+another: it may `leave` at any moment. Then Dify's stop is called, and the reader goes on reading for a moment, since
+a run whose stream is dropped loses what it said.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from opendify import sse
+from opendify.auth import Caller
+from opendify.dialogue import Event, Failed, Finished, Ids, Prompt, TextDelta, TextReplaced
+from opendify.dify.apps import App
+from opendify.dify.catalog import Catalog
+from opendify.dify.events import Malformed
+from opendify.dify.files import PlannedFile
+from opendify.dify.gateway import Gateway
+from opendify.dify.reader import Reader
+from opendify.dify.requests import RunPlan, build
+from opendify.errors import (
+    BrokenUpstream,
+    Busy,
+    OpenDifyError,
+    Refused,
+    UpstreamTimeout,
+    from_exception,
+    from_failed,
+)
+from opendify.memory import Memory
+
+# How long a stopped run is still read, and how long a chatflow's message_end may lag behind its workflow_finished.
+LEAVE_SECONDS = 3.0
+POLL_SECONDS = 1.0
+USER_CHARS = 255
+# Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
+APP_CHANGED = {
+    "not_chat_app",
+    "not_workflow_app",
+    "app_unavailable",
+    "agent_not_published",
+    "invalid_param",
+    "bad_request",
+}
+
+log = structlog.get_logger("opendify.exchange")
+
+
+class Limits(Struct, frozen=True):
+    """What one answer may take: seconds, files, characters; and the pace its client is kept at, in seconds."""
+
+    silence: float = 30.0
+    first_event: float = 300.0
+    run: float = 1200.0
+    files: int = 20
+    answer_chars: int = 16 * 1024 * 1024
+    first_packet: float = 2.0
+    keep_alive: float = 15.0
+
+    def of(self, app: App) -> "Limits":
+        """The same with the app's own settings."""
+        own = app.config
+        return replace(
+            self,
+            silence=own.timeout or self.silence,
+            first_event=own.first_event_seconds or self.first_event,
+            run=own.max_run_seconds or self.run,
+            files=self.files if own.max_files is None else own.max_files,
+        )
+
+
+class Exchange:
+    """Makes answers, and ends them all when the server shuts down."""
+
+    def __init__(self, gateway: Gateway, catalog: Catalog, memory: Memory, limits: Limits) -> None:
+        self.gateway = gateway
+        self.catalog = catalog
+        self.memory = memory
+        self.limits = limits
+        self.draining = False
+        self._answers: set[Answer] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def answer(self, prompt: Prompt, caller: Caller) -> "Answer":
+        """A new answer; nothing happens before it is iterated. Raises Busy while the server shuts down."""
+        if self.draining:
+            raise Busy("The server is shutting down; try again in a moment.")
+        return Answer(self, prompt, caller)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that outlives its request, but not the server."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def began(self, answer: "Answer") -> None:
+        """Keep track of an answer that has begun."""
+        self._answers.add(answer)
+
+    def ended(self, answer: "Answer") -> None:
+        """Forget an answer that is over, clean-up included."""
+        self._answers.discard(answer)
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new answers, give those under way `seconds`, then end them with an error the client sees."""
+        self.draining = True
+        await self._wait(seconds)
+        for answer in list(self._answers):
+            answer.leave(Busy("The server was shut down before the answer was complete."))
+        await self._wait(LEAVE_SECONDS + 1)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
+
+class Answer:
+    """One answer under way. Iterate it once, in one task; everything else may be called from any other.
+
+    `outcome` is resolved once nothing more is to be told: with None after the last event, else with the failure.
+    """
+
+    def __init__(self, exchange: Exchange, prompt: Prompt, caller: Caller) -> None:
+        self._exchange = exchange
+        self._prompt = prompt
+        self._caller = caller
+        self._loop = asyncio.get_running_loop()
+        self.limits = exchange.limits
+        self.user = end_user(caller, prompt.user)
+        self.app: App | None = None
+        self.finished: Finished | None = None
+        self.first_text_at: float | None = None
+        self.outcome: asyncio.Future[OpenDifyError | None] = self._loop.create_future()
+        self._reader: Reader | None = None
+        self._reading: asyncio.Task[Any] | None = None
+        self._identified: asyncio.Future[None] = self._loop.create_future()
+        self.sent_at: float | None = None
+        self._waiting_since: float | None = None
+        self._left = False
+
+    @property
+    def ids(self) -> Ids:
+        """Dify's names for this answer, as far as they are known."""
+        return self._reader.ids if self._reader else Ids()
+
+    # -- ends: any task
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that may outlive the request."""
+        self._exchange.spawn(work)
+
+    def complete(self) -> None:
+        """The client has everything."""
+        if not self.outcome.done():
+            self.outcome.set_result(None)
+
+    def leave(self, error: OpenDifyError) -> None:
+        """Nobody waits for the rest, because of `error`: end the answer with it, and the run at Dify."""
+        self._fail(error)
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the run at Dify, once, and read on for a moment. Before it was sent, just do not send it."""
+        if self._left or (self._reader and self._reader.done):
+            return
+        self._left = True
+        if self.sent_at is not None:
+            self._exchange.spawn(self._depart())
+        elif self._reading:
+            self._reading.cancel()
+
+    def check_limits(self) -> float:
+        """End the answer if a time limit has passed; return the seconds until the next one can."""
+        limits, now = self.limits, self._loop.time()
+        if self.sent_at is None:
+            return min(limits.silence, limits.first_event, POLL_SECONDS)
+        due = [(self.sent_at + limits.run, f"The run took longer than {limits.run:g} seconds.")]
+        if not self._identified.done():
+            message = f"The run did not begin within {limits.first_event:g} seconds."
+            due.append((self.sent_at + limits.first_event, message))
+        if self._waiting_since is not None:
+            message = f"Dify was silent for {limits.silence:g} seconds."
+            due.append((self._waiting_since + limits.silence, message))
+        moment, message = min(due)
+        if moment <= now:
+            self.leave(UpstreamTimeout(message))
+        return max(moment - now, 0.0)
+
+    def _fail(self, error: OpenDifyError) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(error)
+
+    async def _depart(self) -> None:
+        """Call Dify's stop as soon as the run can be named, then give the stream time to end by itself."""
+        until = self._loop.time() + LEAVE_SECONDS
+        await asyncio.wait((self._identified,), timeout=LEAVE_SECONDS)
+        if self.app and self.ids.task_id:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._exchange.gateway.stop(self.app, self.ids.task_id, self.user)
+            except (OpenDifyError, TimeoutError) as error:
+                log.warning("stop_failed", app=self.app.name, task_id=self.ids.task_id, problem=repr(error))
+        if self._reading:
+            await asyncio.wait((self._reading,), timeout=max(until - self._loop.time(), 0))
+            self._reading.cancel()
+
+    # -- reading: one task
+
+    async def events(self) -> AsyncGenerator[Sequence[Event], None]:
+        """The events, those of one network read together. A failure resolves `outcome`, it is not raised."""
+        if self._left:
+            return
+        self._reading = asyncio.current_task()
+        self._exchange.began(self)
+        try:
+            async with aclosing(self._converse()) as batches:
+                async for events in batches:
+                    yield events
+        except BrokenUpstream as error:  # the run may still be alive behind a broken connection
+            self.leave(error)
+        except OpenDifyError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("answer_failed")
+            self.leave(from_exception(error))
+        finally:
+            self._exchange.ended(self)
+            self._identify()
+
+    async def _converse(self) -> AsyncGenerator[Sequence[Event], None]:
+        exchange, prompt = self._exchange, self._prompt
+        self.app = app = await exchange.catalog.find(prompt.model, self._caller.may_use)
+        self.limits = exchange.limits.of(app)
+        plan = build(prompt, app, self.limits.files)
+        conversation_id = await exchange.memory.recall(prompt, app, self._caller) if app.converses else None
+        body = plan.body(self.user, await self._upload(plan), conversation_id)
+        self._reader = Reader(app.mode, origin=app.access.origin, output=app.config.output, moderated=app.moderated)
+        self.sent_at = self._waiting_since = self._loop.time()
+        try:
+            async with exchange.gateway.run(app.access, plan.path, body) as stream:
+                async with aclosing(self._read_run(stream, self._reader)) as batches:
+                    async for events in batches:
+                        yield events
+                await _exhaust(stream)
+        except Refused as error:
+            if error.upstream_code in APP_CHANGED:
+                await exchange.catalog.changed(app)
+            raise
+
+    async def _upload(self, plan: RunPlan) -> list[str | None]:
+        """The ids of the files that are sent to Dify first, all at once; None for those sent as links."""
+
+        async def upload(file: PlannedFile) -> str | None:
+            try:
+                return await self._exchange.gateway.upload(plan.app, self.user, file.upload) if file.upload else None
+            except Refused as error:
+                error.param = file.param
+                raise
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(upload(file)) for file in plan.files]
+        except* OpenDifyError as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _read_run(self, stream: AsyncIterator[bytes], reader: Reader) -> AsyncGenerator[Sequence[Event], None]:
+        """What the reader says, until the run is over."""
+        decoder = sse.Decoder()
+        async for data in stream:
+            self._waiting_since = None
+            if events := self._read(data, decoder, reader):
+                yield events
+            if reader.done or reader.closing:
+                break
+            self._waiting_since = self._loop.time()
+        self._waiting_since = None
+        until = self._loop.time() + LEAVE_SECONDS
+        while reader.closing and not reader.done:
+            if not (late := await _next(stream, until)):
+                break
+            if events := self._read(late, decoder, reader):
+                yield events
+        if not reader.done and not reader.closing:
+            self.stop()
+        if events := self._told(reader.close()):
+            yield events
+
+    def _read(self, data: bytes, decoder: sse.Decoder, reader: Reader) -> Sequence[Event]:
+        try:
+            events = [event for frame in decoder.feed(data) for event in reader.read(frame)]
+        except (Malformed, sse.FrameTooLong) as error:
+            log.warning("malformed_event", app=self.app and self.app.name, problem=str(error))
+            return self._give_up(reader, "Dify sent something that is not its protocol.")
+        if reader.ids.task_id:
+            self._identify()
+        if reader.spoken > self.limits.answer_chars:
+            return self._give_up(reader, f"The answer is longer than {self.limits.answer_chars} characters.")
+        return self._told(events)
+
+    def _give_up(self, reader: Reader, reason: str) -> Sequence[Event]:
+        self.leave(BrokenUpstream(reason))
+        reader.done = True
+        return ()
+
+    def _told(self, events: Sequence[Event]) -> Sequence[Event]:
+        """The events for the client. A failure is the outcome; without text before it, it is all there is."""
+        if not events:
+            return events
+        if self.first_text_at is None and any(isinstance(event, TextDelta) for event in events):
+            self.first_text_at = self._loop.time()
+        match events[-1]:
+            case Failed() as failed:
+                self._fail(from_failed(failed))
+                return [event for event in events if isinstance(event, TextDelta | TextReplaced)]
+            case Finished() as finished:
+                self.finished = finished
+        return events
+
+    def _identify(self) -> None:
+        if not self._identified.done():
+            self._identified.set_result(None)
+
+
+async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
+    """The next bytes, or None at the end of the stream or of the patience."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await anext(stream, None)
+    except TimeoutError:
+        return None
+
+
+async def _exhaust(stream: AsyncIterator[bytes]) -> None:
+    """Read what follows the answer, for a moment: then the connection can serve the next run."""
+    until = asyncio.get_running_loop().time() + LEAVE_SECONDS
+    with suppress(BrokenUpstream):  # the answer is complete, whatever becomes of its connection
+        while await _next(stream, until):
+            continue
+
+
+def end_user(caller: Caller, user: str | None) -> str:
+    """Dify's `user`: the same person behind the same key, always; people behind other keys are others.
+
+    Dify keeps conversations, files and stops apart by it. Its column holds 255 characters.
+    """
+    name = f"{caller.name}:{user}" if user else caller.name
+    if len(name) <= USER_CHARS:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name[: USER_CHARS - 65]}:{digest}"

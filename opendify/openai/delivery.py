@@ -1,0 +1,212 @@
+"""An Answer to its client, streamed or folded. Shared by every surface.
+
+Two tasks work on an answer. The pump reads events, converts and writes; nothing else happens per event. The doorman,
+which is the request's own task, minds the clock; beside it an ear listens for the client to leave.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from contextlib import aclosing, suppress
+from typing import Any, Protocol
+
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from opendify import sse
+from opendify.dialogue import Event, Ids
+from opendify.errors import ClientGone, OpenDifyError
+from opendify.exchange import LEAVE_SECONDS, POLL_SECONDS, Answer
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Writer(Protocol):
+    """What a surface makes of events. `cut` once it wants no more text, `done` once it has told the end."""
+
+    ids: Ids
+    done: bool
+
+    @property
+    def cut(self) -> object: ...
+
+    def feed(self, events: Iterable[Event]) -> bytes: ...
+    def close(self) -> bytes: ...
+
+
+class StreamWriter(Writer, Protocol):
+    """A writer whose bytes are a stream of server-sent events."""
+
+    def open(self) -> bytes: ...
+    def fail(self, error: OpenDifyError) -> bytes: ...
+
+
+class FoldWriter(Writer, Protocol):
+    """A writer that makes one object of the whole."""
+
+    def result(self) -> bytes: ...
+
+
+def id_headers(ids: Ids) -> list[tuple[str, str]]:
+    """Dify's ids, as far as they are known when the answer starts."""
+    named = {"x-dify-conversation-id": ids.conversation_id, "x-dify-message-id": ids.message_id}
+    return [(name, value) for name, value in named.items() if value and value.isascii() and value.isprintable()]
+
+
+class Delivery:
+    """What both forms share: the pump and the ear."""
+
+    def __init__(self, answer: Answer, writer: Writer, receive: Receive) -> None:
+        self._answer = answer
+        self._writer = writer
+        self._ear = asyncio.create_task(self._listen(receive))
+        answer.spawn(self._pump())
+
+    async def _listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            continue
+        self._answer.leave(ClientGone("The client closed the connection."))
+
+    async def _pump(self) -> None:
+        answer, writer = self._answer, self._writer
+        try:
+            async with aclosing(answer.events()) as batches:
+                async for events in batches:
+                    writer.ids = answer.ids
+                    await self._write(writer.feed(events))
+                    if writer.done:
+                        answer.complete()
+                    elif writer.cut:
+                        answer.stop()
+        finally:  # a run that was cut short may end without a word, or be read no longer
+            if writer.cut and not writer.done:
+                await self._write(writer.close())
+                answer.complete()
+
+    async def _write(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """The request is over, however it came to that."""
+        self._ear.cancel()
+        self._answer.leave(ClientGone("The request ended."))
+
+
+class Folding(Delivery):
+    """An answer as one JSON object; every failure is a real HTTP status."""
+
+    _writer: FoldWriter
+
+    async def response(self) -> ASGIApp:
+        """The complete answer. Raises its failure."""
+        answer = self._answer
+        try:
+            while not answer.outcome.done():
+                await asyncio.wait((answer.outcome,), timeout=answer.check_limits())
+        finally:
+            self._close()
+        if error := answer.outcome.result():
+            raise error
+        return ASGIResponse(body=self._writer.result(), headers=id_headers(answer.ids))
+
+    async def _write(self, data: bytes) -> None:
+        """Nothing is sent before the end."""
+
+
+class Streaming(Delivery):
+    """An answer as a stream; an early failure is a real HTTP status, a later one an error frame."""
+
+    _writer: StreamWriter
+
+    def __init__(self, answer: Answer, writer: StreamWriter, receive: Receive) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[None] = self._loop.create_future()
+        self._sink: asyncio.Future[Send] = self._loop.create_future()
+        self._opened = False
+        self._sending = False
+        self._sent_at = self._loop.time()
+        super().__init__(answer, writer, receive)
+
+    async def response(self) -> ASGIApp:
+        """The stream, once it has an event or the client has waited long enough. Raises an early failure."""
+        answer = self._answer
+        try:
+            while not (self._begun.done() or answer.outcome.done()) and (wait := self._patience()) > 0:
+                futures = (self._begun, answer.outcome)
+                await asyncio.wait(futures, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            self._close()
+            raise
+        if answer.outcome.done() and (error := answer.outcome.result()):
+            self._close()
+            raise error
+        return self
+
+    def _patience(self) -> float:
+        """How long the client can still be kept without a response, in seconds."""
+        wait = self._answer.check_limits()
+        if self._answer.sent_at is None:
+            return wait
+        return min(wait, self._answer.sent_at + self._answer.limits.first_packet - self._loop.time())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
+        """Start the response and see it through."""
+        try:
+            ids = [(name.encode(), value.encode()) for name, value in id_headers(self._answer.ids)]
+            await send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *ids]})
+            if not self._begun.done():
+                await self._send(send, b"")
+            self._sink.set_result(send)
+            await self._see_through(send)
+        finally:
+            self._close()
+
+    async def _see_through(self, send: Send) -> None:
+        """Mind the clock until the pump is done; tell the failure, if it comes to that."""
+        outcome = self._answer.outcome
+        while not outcome.done():
+            await asyncio.wait((outcome,), timeout=min(self._answer.check_limits(), self._until_keep_alive()))
+            if not outcome.done() and self._until_keep_alive() <= 0:
+                await _within(POLL_SECONDS, self._send(send, sse.KEEP_ALIVE))
+        error = outcome.result()
+        if error and not isinstance(error, ClientGone):
+            await _within(LEAVE_SECONDS, self._send(send, self._writer.fail(error)))
+
+    def _until_keep_alive(self) -> float:
+        """Seconds until the client has heard nothing for too long; a client that does not read needs no comments."""
+        if self._sending:
+            return POLL_SECONDS
+        return self._sent_at + self._answer.limits.keep_alive - self._loop.time()
+
+    async def _write(self, data: bytes) -> None:
+        if not self._begun.done():
+            self._begun.set_result(None)
+        outcome = self._answer.outcome
+        if not self._sink.done():
+            await asyncio.wait((self._sink, outcome), return_when=asyncio.FIRST_COMPLETED)
+        if not outcome.done():
+            await self._send(self._sink.result(), data)
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        """One body message: what a read of Dify's stream amounts to. The role chunk goes before the first."""
+        if not self._opened:
+            self._opened = True
+            data = self._writer.open() + data
+        if not data:
+            return
+        self._sending = True
+        try:
+            await send({"type": "http.response.body", "body": data, "more_body": not self._writer.done})
+        finally:
+            self._sending = False
+            self._sent_at = self._loop.time()
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Try for a while: a client that does not read must not hold us."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await work
