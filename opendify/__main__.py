@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 
 import click
 
@@ -47,6 +48,17 @@ def serve(host: str | None, port: int | None) -> None:
         backlog=4096,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
+def demo(host: str, port: int) -> None:
+    """Serve six sample apps of an embedded stand-in Dify; nothing else is needed."""
+    from opendify.demo.show import show
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(show(host, port))
 
 
 @main.command()

@@ -83,14 +83,7 @@ def _lifespan(settings: Settings) -> Any:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         cache = Cache()
         cache.setup("mem://")
-        gateway = Gateway(
-            (config.base for config in settings.all_apps),
-            timeout=settings.timeout,
-            connect_timeout=settings.connect_timeout,
-            max_connections=settings.max_connections,
-            http2=settings.http2,
-            ca_file=settings.dify_ca_file,
-        )
+        gateway = gateway_of(settings)
         catalog = Catalog(
             settings.all_apps,
             gateway,
@@ -111,6 +104,18 @@ def _lifespan(settings: Settings) -> Any:
             await cache.close()
 
     return lifespan
+
+
+def gateway_of(settings: Settings) -> Gateway:
+    """The way to every Dify of the configuration."""
+    return Gateway(
+        (config.base for config in settings.all_apps),
+        timeout=settings.timeout,
+        connect_timeout=settings.connect_timeout,
+        max_connections=settings.max_connections,
+        http2=settings.http2,
+        ca_file=settings.dify_ca_file,
+    )
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -139,9 +139,7 @@ Count = Annotated[int, Field(ge=1)]
 class Settings(BaseSettings):
     """Every setting, validated. Each description is one line of `.env.example`."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, toml_file=CONFIG_FILE
-    )
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     valid_api_keys: Annotated[
         tuple[Annotated[ClientKey, BeforeValidator(_client_key)], ...], NoDecode, BeforeValidator(_list)
@@ -197,7 +195,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic-settings' signature)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, .env, litestar.toml: the strongest first."""
-        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls, CONFIG_FILE)
 
     @field_validator("log_level", "log_format", "auth", mode="before")
     @classmethod
@@ -249,7 +247,7 @@ class Settings(BaseSettings):
 
     @property
     def all_apps(self) -> tuple[AppConfig, ...]:
-        """The apps of the environment, then those of the file; one listed in both is one, and the former's name wins."""
+        """The apps of the environment, then those of the file; one listed in both is one, under the former's name."""
         in_file = {app.key.get_secret_value(): app for app in self.apps}
         merged: dict[str, AppConfig] = {}
         for app in self.dify_api_keys + self.apps:
@@ -259,6 +257,24 @@ class Settings(BaseSettings):
             base = known.base or self.dify_api_base
             merged.setdefault(secret, known.model_copy(update={"name": name, "base": base}))
         return tuple(merged.values())
+
+
+class _Isolated(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (pydantic-settings' signature)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def only(**values: Any) -> Settings:
+    """Settings of these values alone, whatever the environment holds: for the demo and the tests."""
+    return _Isolated(**values)
 
 
 def load() -> Settings:

@@ -31,8 +31,8 @@ def draining_on_signals(drain: Callable[[float], Awaitable[None]], seconds: floa
     async def stop(number: int, wait: float) -> None:
         log.info("draining", signal=signal.Signals(number).name, seconds=wait)
         await drain(wait)
-        if callable(before[number]):
-            before[number](number, None)
+        signal.signal(number, before[number])
+        signal.raise_signal(number)
 
     def begin(number: int) -> None:
         tasks.add(loop.create_task(stop(number, 0 if tasks else seconds)))
@@ -41,7 +41,8 @@ def draining_on_signals(drain: Callable[[float], Awaitable[None]], seconds: floa
         loop.call_soon_threadsafe(begin, number)
 
     for number in map(int, SIGNALS):
-        before[number] = signal.signal(number, on_signal)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as shells set it for what runs in the background
+            before[number] = signal.signal(number, on_signal)
     try:
         yield
     finally:

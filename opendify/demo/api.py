@@ -72,9 +72,7 @@ class Api:
         checks.right_mode(call.app, "chat")
         limit = _limit(call)
         mine = list(self.state.of_user(call.app.key, call.call.params.get("user", "")))
-        return answer(
-            {"limit": limit, "has_more": len(mine) > limit, "data": [_listed(c) for c in mine[:limit]]}
-        )
+        return answer({"limit": limit, "has_more": len(mine) > limit, "data": [_listed(c) for c in mine[:limit]]})
 
     def messages(self, call: AppCall) -> Reply:
         """`GET /messages`: the newest page, oldest message first."""
@@ -116,9 +114,7 @@ class Api:
     def upload(self, call: AppCall) -> Reply:
         """`POST /files/upload`."""
         form = call.call.parts()
-        user = next(
-            (part.data.decode("utf-8", "replace") for part in form if part.name == "user"), "DEFAULT-USER"
-        )
+        user = next((part.data.decode("utf-8", "replace") for part in form if part.name == "user"), "DEFAULT-USER")
         upload = uploads.taken(uploads.only_file(form), user, modern=self.modern)
         upload_id = new_id()
         self.state.uploads[upload_id] = upload
@@ -154,8 +150,8 @@ class Api:
         if not call.app.is_flow:
             raise refuse(400, "not_workflow_app", checks.WRONG_MODE)
         run = self.known_run(call, run_id)
-        if (form := self.form_of(run)) and form.answer and run.finished is None:
-            for _ in form.flow.resumed(form):
+        if (form := self.form_of(run)) and form.answer:
+            for _ in form.rest:
                 pass  # nobody subscribed: the worker went on alone
         finished = run.finished or {"status": run.status, "outputs": {}, "finished_at": None}
         known = {
@@ -200,7 +196,7 @@ class Api:
         snapshot: Iterator[Frame] = iter(())
         if params.get("include_state_snapshot") == "true" and form.answer is None:
             snapshot = form.flow.snapshot(form)
-        return chain((PING,), snapshot, form.flow.awaited(form))
+        return chain((PING,), snapshot, form.rest)
 
     # -- human input ------------------------------------------------------
 

@@ -8,9 +8,7 @@ from typing import Literal
 from opendify.demo.wire import Json
 
 Mode = Literal["chat", "agent-chat", "advanced-chat", "agent", "completion", "workflow"]
-ControlKind = Literal[
-    "text-input", "paragraph", "select", "number", "checkbox", "json_object", "file", "file-list"
-]
+ControlKind = Literal["text-input", "paragraph", "select", "number", "checkbox", "json_object", "file", "file-list"]
 
 CHAT_MODES = frozenset({"chat", "agent-chat", "advanced-chat", "agent"})
 FLOW_MODES = frozenset({"advanced-chat", "workflow"})
@@ -125,7 +123,7 @@ def meta(app: SampleApp, origin: str) -> Json:
     """The body of `GET /meta`: icons of the classic agent's tools."""
     tools = app.tools if app.mode == "agent-chat" else ()
     path = "/console/api/workspaces/current/tool-provider/builtin/time/icon"
-    return {"tool_icons": {tool: origin + path for tool in tools}}
+    return {"tool_icons": dict.fromkeys(tools, origin + path)}
 
 
 def parameters(app: SampleApp) -> Json:

@@ -23,7 +23,7 @@ async def fold(run: Run, frames: Iterable[Frame]) -> Reply:
     _refuse_failed(run)
     if "workflow_paused" in events:
         return answer(_paused_chat(run, events["workflow_paused"]["data"]), end="")
-    return answer(_message(run, _metadata(run, events["message_end"]["metadata"])), end="")
+    return answer(_message(run, _metadata(run, events)), end="")
 
 
 def _refuse_failed(run: Run) -> None:
@@ -46,15 +46,19 @@ def _message(run: Run, metadata: Json, event: str = "message") -> Json:
     return keys | {"created_at": run.message.created_at}
 
 
-def _metadata(run: Run, streamed: Json) -> Json:
+def _metadata(run: Run, events: dict[str, Json]) -> Json:
+    """A stopped run has no `message_end` to take them from."""
+    streamed = (
+        events["message_end"]["metadata"] if "message_end" in events else {"retriever_resources": [], "usage": {}}
+    )
     if not run.modern:
         return streamed
-    unknown: Json = {"time_to_first_token": None, "time_to_generate": None}
-    return {"annotation_reply": None, **streamed, "usage": {**streamed["usage"], **unknown}}
+    timing: Json = {"time_to_first_token": None, "time_to_generate": None}
+    return {"annotation_reply": None, **streamed, "usage": {**timing, **streamed["usage"]}}
 
 
 def _paused_chat(run: Run, paused: Json) -> Json:
-    metadata = {"annotation_reply": None, "retriever_resources": [], "usage": None, "reasoning": {}}
+    metadata: Json = {"annotation_reply": None, "retriever_resources": [], "usage": None, "reasoning": {}}
     whole = _message(run, metadata, "workflow_paused") | {"workflow_run_id": run.run_id}
     return whole | {"data": {**_message(run, metadata), **paused}}
 

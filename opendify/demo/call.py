@@ -18,7 +18,7 @@ UNREADABLE = "The browser (or proxy) sent a request that this server could not u
 NOT_JSON = "Did not attempt to load JSON data because the request Content-Type was not 'application/json'."
 
 
-class ClientLeft(Exception):  # noqa: N818  nobody is there to be answered
+class ClientLeft(Exception):
     """The client left before its request was complete."""
 
 
@@ -70,9 +70,7 @@ class Call:
         if len(self.raw) > MAX_RECORDED:
             return {"omitted_bytes": len(self.raw)}
         if fields := self.parts():
-            plain = {
-                part.name: part.data.decode("utf-8", "replace") for part in fields if part.filename is None
-            }
+            plain = {part.name: part.data.decode("utf-8", "replace") for part in fields if part.filename is None}
             return plain | {part.name: part.filename for part in fields if part.filename is not None}
         try:
             return msgspec.json.decode(self.raw) if self.raw else None

@@ -28,6 +28,8 @@ def tell(run: Run, steps: Iterable[Step]) -> Iterator[Frame]:
     if ended := list(ended_early(run)):
         yield from ended
         return
+    if "TTS" in run.script:
+        yield run.event("tts_message", audio=spoken_audio())
     yield message(run, "")
     yield from closing(run, run.text)
 

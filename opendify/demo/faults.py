@@ -1,5 +1,7 @@
 """Faults before the answer: what FAULT makes a server, or the proxy in front of it, say instead."""
 
+from collections.abc import Callable
+
 from opendify.demo.apps import SampleApp
 from opendify.demo.model import Script
 from opendify.demo.state import State
@@ -26,8 +28,8 @@ def before_answer(state: State, app: SampleApp, script: Script, query: str, conv
         state.conversations.pop(conversation_id, None)
     elif kind == "flaky":
         _flaky(state, query, int(count or 1))
-    elif refusal := _refusal(kind, app):
-        raise refusal
+    elif kind in REFUSALS:
+        raise REFUSALS[kind](app)
 
 
 def _flaky(state: State, query: str, times: int) -> None:
@@ -37,21 +39,12 @@ def _flaky(state: State, query: str, times: int) -> None:
         raise Refused(page(503, "Service Temporarily Unavailable"))
 
 
-def _refusal(kind: str, app: SampleApp) -> Refused | None:
-    match kind:
-        case "html502":
-            return Refused(page(502, "Bad Gateway"))
-        case "html200":
-            return Refused(FRONT_END)
-        case "500":
-            return Refused(INTERNAL_ERROR)
-        case "503":
-            return Refused(page(503, "Service Temporarily Unavailable"))
-        case "429":
-            return refuse(429, "too_many_requests", too_many(app))
-        case "toomany400":
-            return invalid(too_many(app))
-        case "quota":
-            return refuse(400, "provider_quota_exceeded", QUOTA)
-        case _:
-            return None
+REFUSALS: dict[str, Callable[[SampleApp], Refused]] = {
+    "html502": lambda _: Refused(page(502, "Bad Gateway")),
+    "html200": lambda _: Refused(FRONT_END),
+    "500": lambda _: Refused(INTERNAL_ERROR),
+    "503": lambda _: Refused(page(503, "Service Temporarily Unavailable")),
+    "429": lambda app: refuse(429, "too_many_requests", too_many(app)),
+    "toomany400": lambda app: invalid(too_many(app)),
+    "quota": lambda _: refuse(400, "provider_quota_exceeded", QUOTA),
+}

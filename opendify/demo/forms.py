@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from opendify.demo.wire import Json, new_id, refuse
 
 if TYPE_CHECKING:
     from opendify.demo.flows import Flow
+    from opendify.demo.run import Frame
 
 FORM_SECONDS = 3600
 INPUTS: list[Json] = [
@@ -41,6 +43,11 @@ class Form:
     expires: int = field(default_factory=lambda: int(time.time()) + FORM_SECONDS)
     answer: Json | None = None
     submitted: asyncio.Event = field(default_factory=asyncio.Event)
+    rest: "Iterator[Frame]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Keep one telling of what follows: whoever subscribes later gets what is left of it."""
+        self.rest = self.flow.continued(self)
 
     def required(self) -> Json:
         """The data of `human_input_required`."""

@@ -86,8 +86,8 @@ def passage(position: int, in_flow: bool) -> Json:
         "position": position, "dataset_id": TENANT, "dataset_name": "Demo handbook", "document_id": TENANT,
         "document_name": f"chapter-{position}.md", "data_source_type": "upload_file", "segment_id": TENANT,
         "retriever_from": "workflow" if in_flow else "api", "score": 1 / (position + 1), "hit_count": 1,
-        "word_count": 88, "segment_position": position, "index_node_hash": "885b660d", "page": None,
-        "content": content[position - 1], "doc_metadata": None, "title": None, "files": None, "summary": None,
+        "word_count": 88, "segment_position": position, "index_node_hash": "885b660d",
+        "content": content[position - 1], "page": None, "doc_metadata": None, "title": None, "files": None, "summary": None,
     }  # fmt: skip
 
 

@@ -52,6 +52,7 @@ early, `silence` stops sending, `pingforever` only pings, `garbage` is a broken 
 `lostend` a chatflow without `message_end`. Blocking answers know only the faults before the answer.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -60,9 +61,7 @@ from datetime import UTC, datetime
 
 from opendify.demo.wire import Json
 
-WORD = re.compile(
-    r"(?<!\w)(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>[\w-]+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)"
-)
+WORD = re.compile(r"(?<!\w)(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>[\w-]+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)")
 CHUNK = re.compile(r"\s*\S+|\s+$")
 STRANGE = (
     "你好，世界！👋🏽 Ünïcödé — 日本語テスト、한국어. Family: 👨\u200d👩\u200d👧\u200d👦 Flag: 🇨🇳 math: ∑∞ 𝒜 e\u0301 "
@@ -100,6 +99,13 @@ class Pause:
     """Silence for so many seconds."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Silence until something happens elsewhere."""
+
+    event: asyncio.Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +262,33 @@ SPOKEN: dict[str, Callable[[Word, Prompt], Iterator[Step]]] = {
     "SAY": _say, "ECHO": _echo,
 }  # fmt: skip
 KNOWN = frozenset(SPOKEN) | frozenset(
-    "EMPTY TOOL TOOL2 BADTOOL ASKHUMAN PAUSE FILE CITE TTS TWO OUTPUTS_ONLY JSONOUT RETRY EXTRAS REPLACE"
-    " REPLACE_PREFIX FINISH_LENGTH FINISH NOUSAGE STOPPED FAIL PARTIAL ERROR_START ERROR_MID FAULT".split()
+    [
+        "EMPTY",
+        "TOOL",
+        "TOOL2",
+        "BADTOOL",
+        "ASKHUMAN",
+        "PAUSE",
+        "FILE",
+        "CITE",
+        "TTS",
+        "TWO",
+        "OUTPUTS_ONLY",
+        "JSONOUT",
+        "RETRY",
+        "EXTRAS",
+        "REPLACE",
+        "REPLACE_PREFIX",
+        "FINISH_LENGTH",
+        "FINISH",
+        "NOUSAGE",
+        "STOPPED",
+        "FAIL",
+        "PARTIAL",
+        "ERROR_START",
+        "ERROR_MID",
+        "FAULT",
+    ]
 )
 
 

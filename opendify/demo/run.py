@@ -9,17 +9,24 @@ from typing import Literal
 
 from opendify.demo import model
 from opendify.demo.apps import AGENT_MODES, SampleApp
-from opendify.demo.model import Break, Failure, Pause, Prompt, Script, Step
+from opendify.demo.model import Break, Failure, Pause, Prompt, Script, Step, Until
 from opendify.demo.state import Conversation, Message, State
 from opendify.demo.wire import Json, new_id
 
 Generation = Literal["1.16", "1.9"]
-Frame = Json | bytes | Pause | Break
+Frame = Json | bytes | Pause | Until | Break
 """What a telling of a run consists of: events, ready bytes, silences, and faults of the connection."""
 
 TENTH_OF_MICRO = Decimal("0.0000001")
 PRICES = {"prompt": Decimal("0.001"), "completion": Decimal("0.002")}
 PROVIDER = "[demo] stub provider error"
+PROVIDER_CODES = {
+    "RAW": ("invalid_param", 400),
+    "CUT": ("invalid_param", 400),
+    "QUOTA": ("provider_quota_exceeded", 400),
+    "INTERNAL": ("internal_server_error", 500),
+}
+MODERN_CODES = {"RATE": ("rate_limit_error", 429), "OTHER": ("invalid_param", 400)}
 
 
 @dataclass(slots=True)
@@ -58,9 +65,7 @@ class Run:
             "created_at": self.message.created_at,
             "task_id": self.task_id,
         }
-        self.envelope = (
-            {"workflow_run_id": self.run_id, "task_id": self.task_id} if self.is_workflow else keys
-        )
+        self.envelope = {"workflow_run_id": self.run_id, "task_id": self.task_id} if self.is_workflow else keys
 
     @property
     def is_workflow(self) -> bool:
@@ -143,9 +148,7 @@ def usage(prompt: int, completion: int, latency: float) -> Json:
     if not prompt and not completion:
         return _usage(0, 0, ("0.0",) * 5, latency)
     prices = [_price(prompt, "prompt"), _price(completion, "completion")]
-    return _usage(
-        prompt, completion, ("0.001", str(prices[0]), "0.002", str(prices[1]), str(sum(prices))), latency
-    )
+    return _usage(prompt, completion, ("0.001", str(prices[0]), "0.002", str(prices[1]), str(sum(prices))), latency)
 
 
 def _usage(prompt: int, completion: int, prices: tuple[str, ...], latency: float) -> Json:
@@ -170,22 +173,12 @@ def _mentions(text: str, words: Iterable[str]) -> bool:
 def provider_error(failure: Failure, *, modern: bool, streaming: bool = True) -> tuple[str, int, str]:
     """Code, status and message of a provider's failure, as the app kinds without a workflow report it."""
     kind = failure.kind or "UNAVAIL"
-    message = provider_text(failure)
-    match kind:
-        case "RATE" if modern and streaming:
-            return "rate_limit_error", 429, message
-        case "RAW" | "CUT":
-            return "invalid_param", 400, message
-        case "OTHER" if modern:
-            return "invalid_param", 400, message
-        case "QUOTA":
-            return "provider_quota_exceeded", 400, message
-        case "INTERNAL":
-            return "internal_server_error", 500, message
-        case "AUTH":
-            return "completion_request_error", 400, "Incorrect API key provided"
-        case _:
-            return "completion_request_error", 400, message
+    text = "Incorrect API key provided" if kind == "AUTH" else provider_text(failure)
+    known = PROVIDER_CODES | (MODERN_CODES if modern else {})
+    code, status = known.get(kind, ("completion_request_error", 400))
+    if code == "rate_limit_error" and not streaming:
+        code, status = "completion_request_error", 400
+    return code, status, text
 
 
 def provider_text(failure: Failure) -> str:

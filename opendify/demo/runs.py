@@ -11,7 +11,7 @@ from opendify.demo.apps import FLOW_MODES, SampleApp
 from opendify.demo.blocking import fold
 from opendify.demo.call import AppCall
 from opendify.demo.flows import Flow, synthetic
-from opendify.demo.model import Break, Prompt, Script
+from opendify.demo.model import Break, Prompt, Script, Step
 from opendify.demo.prompts import asked_text, prompt_of
 from opendify.demo.run import Frame, Run
 from opendify.demo.state import Conversation, Message, State, Stop
@@ -137,7 +137,7 @@ class Runs:
         return Telling(run, frames, stopped)
 
 
-def _without_flow(run: Run, steps: Iterator[object]) -> tuple[Iterator[Frame], Callable[[], Iterator[Frame]]]:
+def _without_flow(run: Run, steps: Iterator[Step]) -> tuple[Iterator[Frame], Callable[[], Iterator[Frame]]]:
     tell = {"agent-chat": ClassicAgent(run).tell, "agent": NewAgent(run).tell}.get(run.app.mode)
     frames = tell(steps) if tell else chat.tell(run, steps)
     return frames, lambda: chat.stopped(run)
@@ -204,5 +204,5 @@ class Starting:
         """A run that never started, told as one that failed."""
         run = self.run(Message(self.query), Prompt([]), {}, [])
         run.task_id = run.run_id
-        frames = chain((PING,), synthetic(run.app, run.run_id, run.run_id, error))
+        frames: Iterator[Frame] = chain((PING,), synthetic(run.app, run.run_id, run.run_id, error))
         return Telling(run, frames, lambda: iter(()))

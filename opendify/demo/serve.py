@@ -45,7 +45,7 @@ async def _start(server: uvicorn.Server, listener: socket.socket) -> None:
 
 
 async def _stop(server: uvicorn.Server, listener: socket.socket) -> None:
-    """uvicorn's shutdown waits for open streams, so they are ended first."""
+    """Uvicorn's shutdown waits for open streams, so they are ended first."""
     requests = tuple(server.server_state.tasks)
     for request in requests:
         request.cancel()

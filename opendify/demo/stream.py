@@ -1,12 +1,11 @@
 """A streamed answer on the wire: headers with the first byte, pings, silence, and what breaks it."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from opendify.demo.model import Break, Pause
+from opendify.demo.model import Break, Pause, Until
 from opendify.demo.run import Frame, Run
 from opendify.demo.wire import PING, frame
 
@@ -21,7 +20,7 @@ BIG_PIECE = 64 * 1024
 NEVER = float("inf")
 
 
-class ConnectionCut(Exception):  # noqa: N818  a fault on request, not an error of ours
+class ConnectionCut(Exception):
     """Makes the server close the connection in the middle of an answer."""
 
 
@@ -36,16 +35,17 @@ class Stream:
         self.gone = asyncio.Event()
         self.opened = False
         self.closed = False
+        self.broken = False
         self.written_at = time.monotonic()
 
     async def watch(self, receive: Receive) -> None:
         """Notice that the client left; most runs end with it."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.gone.set()
-        if not self.run.outlives_client:
-            self.run.end("left")
-        self.run.wake.set()
+        if not self.closed:
+            self.gone.set()
+            if not self.run.outlives_client:
+                self.run.end("left")
 
     async def play(self, frames: Iterable[Frame]) -> bool:
         """Send `frames`; False if somebody ended the run or a fault the stream before they were over."""
@@ -55,10 +55,12 @@ class Stream:
             elif isinstance(item, bytes):
                 await self.write(item)
             elif isinstance(item, Pause):
-                await self.rest(item.seconds)
+                await self.rest(item.seconds, self.run.wake)
+            elif isinstance(item, Until):
+                await self.rest(NEVER, item.event)
             else:
                 await self.suffer(item)
-            if self.run.ending or self.closed:
+            if self.run.ending or self.broken:
                 return False
         return True
 
@@ -71,21 +73,15 @@ class Stream:
         self.written_at = time.monotonic()
         await asyncio.sleep(0)
 
-    async def rest(self, seconds: float) -> None:
-        """Be silent but for pings until the time is over, the run is ended or the client has left."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+    async def rest(self, seconds: float, until: asyncio.Event) -> None:
+        """Be silent but for pings until the time is over, `until` happens or the client leaves."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
             ping_due = max(self.written_at + self.ping_seconds - time.monotonic(), 0)
-            if await self.woken(min(left, ping_due)):
+            if await _first_of(min(left, ping_due), until, self.gone):
                 return
             if ping_due <= left:
                 await self.write(PING)
-
-    async def woken(self, seconds: float) -> bool:
-        """Whether something ends the silence within so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.run.wake.wait(), seconds)
-        return self.run.wake.is_set()
 
     async def suffer(self, fault: Break) -> None:
         """Do what a FAULT within the stream says."""
@@ -93,7 +89,7 @@ class Stream:
             case "cut":
                 raise ConnectionCut
             case "eof":
-                self.closed = True
+                self.broken = True
             case "drop":
                 await self.drop()
             case "garbage":
@@ -101,7 +97,7 @@ class Stream:
             case "bigframe":
                 await self.write_big()
             case "pingforever":
-                await self.rest(NEVER)
+                await self.rest(NEVER, self.run.wake)
             case _:
                 await self.silence()
 
@@ -116,7 +112,7 @@ class Stream:
     async def silence(self) -> None:
         """Send nothing more and heed no stop, as if the worker had died."""
         await self.gone.wait()
-        self.closed = True
+        self.broken = True
 
     async def write_big(self) -> None:
         """A frame that no event needs."""
@@ -129,4 +125,14 @@ class Stream:
         """End the body."""
         if not self.opened:
             await self.write(b"")
+        self.closed = True
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _first_of(seconds: float, *events: asyncio.Event) -> bool:
+    """Whether one of `events` happens within so many seconds."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    return any(event.is_set() for event in events)

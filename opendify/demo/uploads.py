@@ -16,10 +16,24 @@ MIB = 1024 * 1024
 MAX_NAME = 200
 MAX_FILES = 3
 BUCKETS = {
-    "image": "jpg jpeg png webp gif svg".split(),
-    "audio": "mp3 m4a wav amr mpga".split(),
-    "video": "mp4 mov mpeg webm".split(),
-    "document": "txt markdown md mdx pdf html htm xlsx xls docx csv vtt properties".split(),
+    "image": ["jpg", "jpeg", "png", "webp", "gif", "svg"],
+    "audio": ["mp3", "m4a", "wav", "amr", "mpga"],
+    "video": ["mp4", "mov", "mpeg", "webm"],
+    "document": [
+        "txt",
+        "markdown",
+        "md",
+        "mdx",
+        "pdf",
+        "html",
+        "htm",
+        "xlsx",
+        "xls",
+        "docx",
+        "csv",
+        "vtt",
+        "properties",
+    ],
 }
 LIMITS = {"image": 10 * MIB, "audio": 50 * MIB, "video": 100 * MIB}
 OTHER_LIMIT = 15 * MIB
@@ -166,19 +180,18 @@ class Files:
         if control.kind == "file" and isinstance(value, dict):
             return self.file(value, control.types)
         if control.kind == "file-list" and isinstance(value, list):
-            return [self.file(item, control.types) for item in value]
+            return [file for item in value if (file := self.file(item, control.types))]
         return value
 
     def file(self, given: Json, types: tuple[str, ...]) -> Json | None:
         """One file object, or None for one that newer servers overlook."""
         method = given.get("transfer_method")
+        file: Json | None = None
         if method == "local_file":
             file = self._uploaded(given)
         elif method == "remote_url":
             file = self._remote(given)
-        elif self.modern:
-            return None
-        else:
+        elif not self.modern:
             raise invalid(f"No matching enum found for value '{method}'")
         if file:
             self._check_type(file, types)

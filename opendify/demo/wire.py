@@ -48,7 +48,7 @@ class Reply:
     bare: bool = False
 
 
-class Refused(Exception):  # noqa: N818  the request is refused; nothing of ours failed
+class Refused(Exception):
     """Ends the handling of a request with `reply`."""
 
     def __init__(self, reply: Reply, message: str = "") -> None:
@@ -75,9 +75,7 @@ def invalid(message: str) -> Refused:
 def not_found(message: str, path: str, *likewise: str) -> Refused:
     """A 404 with the router's advice, which names the path itself first when it has no variable part."""
     known = " or ".join(likewise)
-    return refuse(
-        404, "not_found", f"{message} You have requested this URI [{path}] but did you mean {known} ?"
-    )
+    return refuse(404, "not_found", f"{message} You have requested this URI [{path}] but did you mean {known} ?")
 
 
 def page(status: int, title: str) -> Reply:

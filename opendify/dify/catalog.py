@@ -73,12 +73,12 @@ class Catalog:
         """Begin to ask, without making anyone wait for it."""
         self._refresh()
 
-    async def entries(self) -> Sequence[Entry]:
-        """Every configured key, in configured order, once each has been asked or patience ends."""
+    async def entries(self, patience: float = PATIENCE_SECONDS) -> list[Entry]:
+        """Every configured key, in configured order, once each has been asked or `patience` (seconds) ends."""
         if time.monotonic() >= self._fresh_until:
             task = self._refresh()
             if not self._fresh_until:
-                await asyncio.wait((task,), timeout=PATIENCE_SECONDS)
+                await asyncio.wait((task,), timeout=patience)
         return list(self._entries.values())
 
     async def apps(self) -> list[App]:
