@@ -181,15 +181,19 @@ def _code_of_failure(code: str) -> str:
 def from_failed(failed: Failed) -> Refused:
     """The error of a run that failed inside its stream: it has started, so it is never repeated."""
     error = Refused(failed.message, code=failed.code, status=failed.status)
+    if failed.code == "rate_limit_error":  # inside a stream this is the model provider's limit, not Dify's quota
+        error.type, error.code = "rate_limit_error", "rate_limit_exceeded"
     error.should_retry, error.retry_after = False, None
     return error
 
 
-_TRACEBACK = re.compile(r"Traceback \(most recent call last\):.*\n(?=\S)", re.DOTALL)
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):(?:.*\n(?=\S)|.*)", re.DOTALL)
 _NOISE = re.compile(
     r" ?You have requested this URI \[.*"  # Flask's guesses at a route
     r"|\n? *For further information visit \S+"  # pydantic's link
-    r"|\breq_id: \w+ ",
+    r"|\n? *For more information check: \S+"  # httpx's link
+    r"|\breq_id: \w+ "
+    r"| ?\(agent_run_id=[\w-]+\)",
     re.DOTALL,
 )
 _ADDRESS = re.compile(r"\bhttps?://[^\s'\"<>]+|\bplugin/[\w/-]+")

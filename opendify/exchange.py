@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from msgspec import Struct
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from opendify import sse
 from opendify.auth import Caller
-from opendify.dialogue import Event, Failed, Finished, Ids, Prompt, TextDelta, TextReplaced
+from opendify.dialogue import Event, Failed, Finished, Ids, Prompt, Started, TextDelta
 from opendify.dify.apps import App
 from opendify.dify.catalog import Catalog
 from opendify.dify.events import Malformed
@@ -38,7 +38,8 @@ from opendify.memory import Memory
 
 # How long a stopped run is still read, and how long a chatflow's message_end may lag behind its workflow_finished.
 LEAVE_SECONDS = 3.0
-POLL_SECONDS = 1.0
+# How often the clock is looked at before the run is sent: what comes before has limits of its own.
+POLL_SECONDS = 0.1
 USER_CHARS = 255
 # Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
 APP_CHANGED = {
@@ -49,6 +50,8 @@ APP_CHANGED = {
     "invalid_param",
     "bad_request",
 }
+
+Told: TypeAlias = tuple[Sequence[Event], OpenDifyError | None]
 
 log = structlog.get_logger("opendify.exchange")
 
@@ -181,14 +184,13 @@ class Answer:
         """End the answer if a time limit has passed; return the seconds until the next one can."""
         limits, now = self.limits, self._loop.time()
         if self.sent_at is None:
-            return min(limits.silence, limits.first_event, POLL_SECONDS)
+            return POLL_SECONDS
         due = [(self.sent_at + limits.run, f"The run took longer than {limits.run:g} seconds.")]
         if not self._identified.done():
             message = f"The run did not begin within {limits.first_event:g} seconds."
             due.append((self.sent_at + limits.first_event, message))
-        if self._waiting_since is not None:
-            message = f"Dify was silent for {limits.silence:g} seconds."
-            due.append((self._waiting_since + limits.silence, message))
+        silent_since = now if self._waiting_since is None else self._waiting_since
+        due.append((silent_since + limits.silence, f"Dify was silent for {limits.silence:g} seconds."))
         moment, message = min(due)
         if moment <= now:
             self.leave(UpstreamTimeout(message))
@@ -273,57 +275,66 @@ class Answer:
         return [task.result() for task in tasks]
 
     async def _read_run(self, stream: AsyncIterator[bytes], reader: Reader) -> AsyncGenerator[Sequence[Event], None]:
-        """What the reader says, until the run is over."""
+        """What the reader says, until the run is over. What was said before a failure comes before it."""
         decoder = sse.Decoder()
+        async with aclosing(self._arrivals(stream, reader)) as arrivals:
+            async for data in arrivals:
+                events, failure = self._read(data, decoder, reader)
+                if events:
+                    yield events
+                if failure:
+                    self.leave(failure)
+                    return
+        if not reader.done and not reader.closing:
+            self.stop()  # the stream ended, the run perhaps did not
+        events, failure = self._told(reader.close())
+        if events:
+            yield events
+        if failure:
+            self._fail(failure)
+
+    async def _arrivals(self, stream: AsyncIterator[bytes], reader: Reader) -> AsyncGenerator[bytes, None]:
+        """The stream's bytes, while they can matter: once a chatflow has finished, only for a moment."""
         async for data in stream:
             self._waiting_since = None
-            if events := self._read(data, decoder, reader):
-                yield events
+            yield data
             if reader.done or reader.closing:
                 break
             self._waiting_since = self._loop.time()
         self._waiting_since = None
         until = self._loop.time() + LEAVE_SECONDS
-        while reader.closing and not reader.done:
-            if not (late := await _next(stream, until)):
-                break
-            if events := self._read(late, decoder, reader):
-                yield events
-        if not reader.done and not reader.closing:
-            self.stop()
-        if events := self._told(reader.close()):
-            yield events
+        while reader.closing and not reader.done and (late := await _next(stream, until)):
+            yield late
 
-    def _read(self, data: bytes, decoder: sse.Decoder, reader: Reader) -> Sequence[Event]:
+    def _read(self, data: bytes, decoder: sse.Decoder, reader: Reader) -> Told:
+        events: list[Event] = []
         try:
-            events = [event for frame in decoder.feed(data) for event in reader.read(frame)]
+            for frame in decoder.feed(data):
+                events += reader.read(frame)
+                if reader.done:
+                    break
         except (Malformed, sse.FrameTooLong) as error:
             log.warning("malformed_event", app=self.app and self.app.name, problem=str(error))
-            return self._give_up(reader, "Dify sent something that is not its protocol.")
-        if reader.ids.task_id:
-            self._identify()
+            return self._told(events)[0], BrokenUpstream("Dify sent something that is not its protocol.")
+        finally:
+            if reader.ids.task_id:
+                self._identify()
         if reader.spoken > self.limits.answer_chars:
-            return self._give_up(reader, f"The answer is longer than {self.limits.answer_chars} characters.")
+            return (), BrokenUpstream(f"The answer is longer than {self.limits.answer_chars} characters.")
         return self._told(events)
 
-    def _give_up(self, reader: Reader, reason: str) -> Sequence[Event]:
-        self.leave(BrokenUpstream(reason))
-        reader.done = True
-        return ()
-
-    def _told(self, events: Sequence[Event]) -> Sequence[Event]:
-        """The events for the client. A failure is the outcome; without text before it, it is all there is."""
+    def _told(self, events: Sequence[Event]) -> Told:
+        """What there is to tell; a start that is followed by failure at once is none of it."""
         if not events:
-            return events
+            return (), None
         if self.first_text_at is None and any(isinstance(event, TextDelta) for event in events):
             self.first_text_at = self._loop.time()
         match events[-1]:
             case Failed() as failed:
-                self._fail(from_failed(failed))
-                return [event for event in events if isinstance(event, TextDelta | TextReplaced)]
+                return [event for event in events if not isinstance(event, Started | Failed)], from_failed(failed)
             case Finished() as finished:
                 self.finished = finished
-        return events
+        return events, None
 
     def _identify(self) -> None:
         if not self._identified.done():

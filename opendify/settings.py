@@ -53,9 +53,9 @@ def base_url(value: str) -> str:
         url = value.rstrip("/")
         url = url if url.endswith("/v1") else f"{url}/v1"
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"\s", url):
         raise ValueError("must be an address such as https://dify.example.com/v1")
-    if parts.username or parts.query or parts.fragment:
+    if parts.username or parts.password or parts.query or parts.fragment or parts.port == 0:
         raise ValueError("must be a plain address, without user name, query or fragment")
     return url
 

@@ -1,5 +1,7 @@
 """Server-sent events, bytes to bytes. https://html.spec.whatwg.org/multipage/server-sent-events.html."""
 
+from collections.abc import Iterator
+
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 
 DONE = b"data: [DONE]\n\n"
@@ -24,8 +26,8 @@ class Decoder:
         self._rest = bytearray()
         self._ends_in_cr = False
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes; return the data of each event they complete. Raises FrameTooLong."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take the next bytes; yield the data of each event they complete. Raises FrameTooLong at the one that is."""
         if self._ends_in_cr or b"\r" in data:
             data = self._with_line_feeds(data)
         if self._rest:
@@ -33,14 +35,15 @@ class Decoder:
             self._rest += data
             if self._rest.find(b"\n\n", unread) < 0:
                 self._check(len(self._rest))
-                return []
+                return
             data = bytes(self._rest)
             self._rest.clear()
         *frames, rest = data.split(b"\n\n")
-        if rest:
-            self._check(len(rest))
-            self._rest += rest
-        return [payload for frame in frames if (payload := self._payload(frame))]
+        self._rest += rest
+        for frame in frames:
+            if payload := self._payload(frame):
+                yield payload
+        self._check(len(rest))
 
     def _with_line_feeds(self, data: bytes) -> bytes:
         """Every line end as LF. A CR at the end is written at once; the LF of a CRLF cut in two is dropped."""

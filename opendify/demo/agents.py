@@ -55,8 +55,6 @@ class ClassicAgent:
                     return
                 case Pause() | Break():
                     yield step
-                case Thought():
-                    pass  # tagged
         yield from self.end()
 
     def say(self, text: str) -> Iterator[Frame]:
@@ -77,7 +75,7 @@ class ClassicAgent:
         row: Json = {"thought": self.thought, "tool": call.name, "tool_labels": labels}
         row["tool_input"] = json.dumps({call.name: call.arguments})
         yield thought_row(self.run, self.row, self.position, **row)
-        if "FILE" in self.run.script:
+        if call.name == "make_picture":
             file_id = new_id()
             yield self.made_file(file_id)
             row["message_files"] = [file_id]
@@ -166,8 +164,6 @@ class NewAgent:
             case Break():
                 yield from self.flush()
                 yield step
-            case Failure():
-                pass  # the caller ends the run
 
     def open(self) -> None:
         """Begin another row."""

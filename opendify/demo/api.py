@@ -33,7 +33,10 @@ PAGE = 20
 NO_PARENT = "00000000-0000-0000-0000-000000000000"
 MESSAGES_LIKE = ("/v1/messages", "/v1/chat-messages", "/api/messages")
 FORM_ROUTE = "/v1/form/human_input/<string:form_token>"
-EVENTS_KEYS = ("id", "workflow_id", "status", "outputs", "error", "total_steps", "total_tokens", "created_at")
+RUN_KEYS = (
+    "id", "workflow_id", "status", "outputs", "error", "total_steps", "total_tokens", "created_at", "finished_at",
+    "elapsed_time",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -153,16 +156,10 @@ class Api:
         if (form := self.form_of(run)) and form.answer:
             for _ in form.rest:
                 pass  # nobody subscribed: the worker went on alone
-        finished = run.finished or {"status": run.status, "outputs": {}, "finished_at": None}
-        known = {
-            "id": run.run_id,
-            "workflow_id": run.app.workflow_id,
-            "error": None,
-            "total_steps": 0,
-        } | finished
-        body = {key: known.get(key, 0) for key in EVENTS_KEYS}
-        body |= {"finished_at": known["finished_at"], "elapsed_time": known.get("elapsed_time", 0.0)}
-        return answer(body | {"inputs": json.dumps(run.inputs)})
+        told: Json = run.finished or {"status": run.status, "outputs": {}, "created_at": run.message.created_at}
+        known: Json = {"id": run.run_id, "workflow_id": run.app.workflow_id, **dict.fromkeys(("error", "finished_at"))}
+        known |= {"total_steps": 0, "total_tokens": 0, "elapsed_time": 0.0, **told}
+        return answer({key: known[key] for key in RUN_KEYS} | {"inputs": json.dumps(run.inputs)})
 
     def known_run(self, call: AppCall, run_id: str) -> Run:
         """The run, if it is one of the app's."""
@@ -183,11 +180,13 @@ class Api:
         run = self.known_run(call, run_id)
         if run.user != user:
             raise refuse(404, "not_found", "Workflow run not found")
-        return Telling(run, self.subscription(run, call.call.params), lambda: iter(()))
-
-    def subscription(self, run: Run, params: dict[str, str]) -> Iterator[Frame]:
-        """The frames of a subscriber."""
         form = self.form_of(run)
+        frames = self.subscription(run, form, call.call.params)
+        return Telling(run, frames, form.flow.stopped if form else lambda: iter(()))
+
+    @staticmethod
+    def subscription(run: Run, form: Form | None, params: dict[str, str]) -> Iterator[Frame]:
+        """The frames of a subscriber."""
         if run.finished is not None:
             keys = {"event": "workflow_finished", "task_id": run.run_id, "workflow_run_id": run.run_id}
             return iter([b"data: " + spaced(keys | {"data": run.finished}, end="\n\n")])

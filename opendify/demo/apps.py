@@ -17,6 +17,7 @@ AGENT_MODES = frozenset({"agent-chat", "agent"})
 CODE_WORD = "quiet-heron-4711"
 """Stands in every system prompt. Events carry it in their node data; a gateway must never pass it on."""
 
+TEXTS = frozenset({"text-input", "paragraph"})
 UPLOAD_METHODS = ("local_file", "remote_url")
 
 
@@ -37,8 +38,9 @@ class Control:
         body: Json = {"variable": self.variable, "label": self.variable.capitalize()}
         if in_flow:
             body |= {"type": self.kind, "required": self.required}
-            body |= {"max_length": self.max_length or 48, "options": list(self.options)}
-            return {self.kind: body | self._file_keys()}
+            if self.max_length or self.kind not in TEXTS:
+                body["max_length"] = self.max_length or 48
+            return {self.kind: body | {"options": list(self.options)} | self._file_keys()}
         body |= {"required": self.required, "default": self.default}
         if self.max_length:
             body["max_length"] = self.max_length
@@ -188,7 +190,7 @@ SAMPLE_APPS: tuple[SampleApp, ...] = (
     ),
     SampleApp(
         "app-demo-agent", "Clock Agent", "agent-chat", "An agent with a clock.", ("demo",),
-        upload_types=_FILES, tools=("current_time",), prompt=f"You are an agent with a clock. {_SECRET}",
+        upload_types=_FILES, tools=("current_time", "make_picture"), prompt=f"You are an agent with a clock. {_SECRET}",
     ),
     SampleApp(
         "app-demo-chatflow", "Support Flow", "advanced-chat", "A chatflow that remembers the last question.",

@@ -11,9 +11,8 @@ from opendify.demo.apps import SampleApp
 from opendify.demo.stream import Receive, Scope
 from opendify.demo.wire import UNKNOWN_ERROR, Json, Refused, invalid, page, refuse
 
-MAX_JSON = 16 * uploads.MIB
-MAX_UPLOAD = 100 * uploads.MIB
-MAX_RECORDED = uploads.MIB
+MAX_BODY = 100 * uploads.MIB
+MAX_RECORDED = uploads.MIB // 4
 UNREADABLE = "The browser (or proxy) sent a request that this server could not understand."
 NOT_JSON = "Did not attempt to load JSON data because the request Content-Type was not 'application/json'."
 
@@ -50,7 +49,7 @@ class Call:
         return f"{self.scheme}://{self.headers.get('host', 'localhost')}"
 
     def json(self) -> Json:
-        """The JSON object of the body, or a refusal; NUL characters are dropped."""
+        """The JSON object of the body, or a refusal."""
         if self.content_type.partition(";")[0].strip().lower() != "application/json":
             raise refuse(415, "unsupported_media_type", NOT_JSON)
         try:
@@ -111,13 +110,12 @@ def required_user(value: object) -> str:
 async def read(scope: Scope, receive: Receive) -> Call:
     """Read a request; a body above the proxy's limit is refused."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    limit = MAX_UPLOAD if headers.get("content-type", "").startswith("multipart/") else MAX_JSON
-    raw = await _body(receive, limit)
+    raw = await _body(receive)
     params = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
     return Call(scope["method"], scope["path"], headers, params, raw, scope.get("scheme", "http"))
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
+async def _body(receive: Receive) -> bytes:
     body = bytearray()
     more = True
     while more:
@@ -126,6 +124,6 @@ async def _body(receive: Receive, limit: int) -> bytes:
             raise ClientLeft
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > limit:
+        if len(body) > MAX_BODY:
             raise Refused(page(413, "Request Entity Too Large"))
     return bytes(body)

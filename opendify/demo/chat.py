@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from opendify.demo.media import as_chat_file, cited, made_file, spoken_audio
-from opendify.demo.model import Break, Failure, Pause, Step, Text, Thought, ToolCall, tagged
+from opendify.demo.model import Break, Failure, Pause, Step, Text, tagged
 from opendify.demo.run import Frame, Run, provider_error
 from opendify.demo.wire import Json
 
@@ -23,8 +23,6 @@ def tell(run: Run, steps: Iterable[Step]) -> Iterator[Frame]:
                 return
             case Pause() | Break():
                 yield step
-            case Thought() | ToolCall():
-                pass  # thoughts were tagged, and these apps have no tools
     if ended := list(ended_early(run)):
         yield from ended
         return

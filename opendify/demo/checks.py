@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from opendify.demo.apps import AGENT_MODES, CHAT_MODES, Control, SampleApp
+from opendify.demo.apps import AGENT_MODES, CHAT_MODES, Control, ControlKind, SampleApp
 from opendify.demo.wire import Json, Refused, answer, invalid, is_uuid, refuse
 
 MAX_USER = 255
@@ -138,11 +138,7 @@ def _value(control: Control, value: object, modern: bool) -> object:
         if control.required:
             raise invalid(f"{control.variable} is required in input form")
         return (control.default or None) if modern else None
-    return CHECKS.get(control.kind, _kept)(control, value, modern)
-
-
-def _kept(_: Control, value: object, __: bool) -> object:
-    return value
+    return CHECKS[control.kind](control, value, modern)
 
 
 def _text(control: Control, value: object, _: bool) -> object:
@@ -198,7 +194,7 @@ def _files(control: Control, value: object, _: bool) -> object:
     return value
 
 
-CHECKS: dict[str, Callable[[Control, object, bool], object]] = {
+CHECKS: dict[ControlKind, Callable[[Control, object, bool], object]] = {
     "text-input": _text, "paragraph": _text, "select": _select, "number": _number, "checkbox": _checkbox,
     "json_object": _object, "file": _file, "file-list": _files,
 }  # fmt: skip

@@ -3,14 +3,10 @@
 from collections.abc import Callable
 
 from opendify.demo.apps import SampleApp
-from opendify.demo.model import Script
+from opendify.demo.model import Failure, Script
+from opendify.demo.run import provider_text
 from opendify.demo.state import State
 from opendify.demo.wire import FRONT_END, INTERNAL_ERROR, Refused, invalid, page, refuse
-
-QUOTA = (
-    "Your quota for Dify Hosted Model Provider has been exhausted. Please go to Settings -> Model Provider to complete"
-    " your own provider credentials."
-)
 
 
 def too_many(app: SampleApp) -> str:
@@ -46,5 +42,5 @@ REFUSALS: dict[str, Callable[[SampleApp], Refused]] = {
     "503": lambda _: Refused(page(503, "Service Temporarily Unavailable")),
     "429": lambda app: refuse(429, "too_many_requests", too_many(app)),
     "toomany400": lambda app: invalid(too_many(app)),
-    "quota": lambda _: refuse(400, "provider_quota_exceeded", QUOTA),
+    "quota": lambda _: refuse(400, "provider_quota_exceeded", provider_text(Failure("QUOTA"))),
 }

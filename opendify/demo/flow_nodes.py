@@ -6,7 +6,7 @@ from opendify.demo import extras
 from opendify.demo.flow_events import FlowEvents, Node
 from opendify.demo.forms import Form
 from opendify.demo.media import passage, spoken_audio
-from opendify.demo.model import Break, Failure, Pause, Text, Thought, ToolCall, tagged
+from opendify.demo.model import Break, Failure, Pause, Text, Thought, tagged
 from opendify.demo.run import Frame, provider_text
 from opendify.demo.wire import Json
 
@@ -72,8 +72,6 @@ class FlowNodes(FlowEvents):
                     raise NodeFailed(provider_text(step))
                 case Pause() | Break():
                     yield step
-                case ToolCall():
-                    pass  # the model of a flow has no tools
         yield from self.after_text()
 
     def piece(self, text: str) -> Iterator[Frame]:
@@ -228,7 +226,7 @@ class FlowNodes(FlowEvents):
         node = Node("llm2", "llm", "LLM 2")
         yield self.open(node)
         text = f"{'Approved' if filled['action'] == 'approve' else 'Rejected'}: {filled['inputs'].get('note', '')}"
-        self.run.said.append(text)
+        self.run.said = [text]
         yield from self.say(text, "llm2", "text")
         yield self.close(node, **self.model_result())
         yield from self.finish() if self.run.is_workflow else self.reply()

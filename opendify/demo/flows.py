@@ -54,7 +54,7 @@ class Flow(FlowNodes):
         if "CITE" in self.run.script and "retrieval" not in kinds:
             kinds.insert(0, "retrieval")
         if "FAIL" in self.run.script:
-            return [*kinds[: kinds.index("llm") + 1], "code"]
+            return [*kinds[:-1], "code"]
         if self.pauses:
             return ["llm", "human"] if self.run.is_workflow else ["llm", "draft", "human"]
         return kinds
@@ -131,11 +131,10 @@ class Flow(FlowNodes):
 
     def continued(self, form: Form) -> Iterator[Frame]:
         """Silence until the form is submitted, then the rest of the run."""
-        if form.answer is None:
+        while form.answer is None:
             yield Until(form.submitted)
-        if form.answer is not None:
-            yield self.workflow_started("resumption")
-            yield from self.guarded(self.after_human(form))
+        yield self.workflow_started("resumption")
+        yield from self.guarded(self.after_human(form))
 
     def snapshot(self, form: Form) -> Iterator[Frame]:
         """What a late subscriber of a paused run is told first; its keys come in another order."""

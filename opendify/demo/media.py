@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYPj/HwADAgH/p0ZwUQAAAABJRU5ErkJggg=="
 )
-SPEECH = (
-    b"RIFF\x2c\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x40\x1f\x00\x00\x80\x3e\x00\x00\x02\x00\x10\x00"
-    + (b"data\x08\x00\x00\x00" + b"\x00" * 8)
-)
+SPEECH = base64.b64decode("UklGRiwAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQgAAAAAAAAAAAAAAA==")
 TENANT = str(uuid.uuid5(uuid.NAMESPACE_DNS, "demo.tenant"))
 
 
@@ -87,7 +84,8 @@ def passage(position: int, in_flow: bool) -> Json:
         "document_name": f"chapter-{position}.md", "data_source_type": "upload_file", "segment_id": TENANT,
         "retriever_from": "workflow" if in_flow else "api", "score": 1 / (position + 1), "hit_count": 1,
         "word_count": 88, "segment_position": position, "index_node_hash": "885b660d",
-        "content": content[position - 1], "page": None, "doc_metadata": None, "title": None, "files": None, "summary": None,
+        "content": content[position - 1], "page": None, "doc_metadata": None, "title": None, "files": None,
+        "summary": None,
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ What happens around it:
     BADTOOL        ... and the tool does not exist
     ASKHUMAN       the New Agent asks a human and waits
     PAUSE          flows stop for a human to fill in a form (1.16)
-    FILE           the app makes a picture
+    FILE           the app makes a picture; the classic agent calls a tool for it
     CITE           knowledge was looked up: `retriever_resources`
     TTS            the answer is also spoken
     TWO            a workflow with two End outputs
@@ -64,9 +64,11 @@ from opendify.demo.wire import Json
 WORD = re.compile(r"(?<!\w)(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>[\w-]+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)")
 CHUNK = re.compile(r"\s*\S+|\s+$")
 STRANGE = (
-    "你好，世界！👋🏽 Ünïcödé — 日本語テスト、한국어. Family: 👨\u200d👩\u200d👧\u200d👦 Flag: 🇨🇳 math: ∑∞ 𝒜 e\u0301 "
+    "你好，世界！👋🏽 Ünïcödé — 日本語テスト、한국어. Family: "  # noqa: RUF001  ambiguous on purpose
+    "👨\u200d👩\u200d👧\u200d👦 Flag: 🇨🇳 math: ∑∞ 𝒜 e\u0301 "  # noqa: RUF001
     '\u2028line-sep\u2029 \x85nel "quotes" \\back\\ \ttab\n\nnewline end。'
 )
+LOOKING = ("I will ", "look at ", "the clock. ")
 THOUGHTS = ("\n", "The user ", "wants ", "something; ", "let me ", "ponder.", "\n")
 QUESTION: Json = {
     "title": "Need help",
@@ -110,11 +112,13 @@ class Until:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The end of a model round: the agent calls a tool and gets `result`."""
+    """The end of a model round: the agent calls a tool and gets `result`; `before` and `after` it says these."""
 
     name: str
     arguments: Json
     result: str
+    before: tuple[str, ...]
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,35 +265,11 @@ SPOKEN: dict[str, Callable[[Word, Prompt], Iterator[Step]]] = {
     "HANG": _hang, "THINK": _think, "DESCRIBE": _describe, "LONG": _long, "SLOW": _slow, "BIG": _big, "CJK": _cjk,
     "SAY": _say, "ECHO": _echo,
 }  # fmt: skip
-KNOWN = frozenset(SPOKEN) | frozenset(
-    [
-        "EMPTY",
-        "TOOL",
-        "TOOL2",
-        "BADTOOL",
-        "ASKHUMAN",
-        "PAUSE",
-        "FILE",
-        "CITE",
-        "TTS",
-        "TWO",
-        "OUTPUTS_ONLY",
-        "JSONOUT",
-        "RETRY",
-        "EXTRAS",
-        "REPLACE",
-        "REPLACE_PREFIX",
-        "FINISH_LENGTH",
-        "FINISH",
-        "NOUSAGE",
-        "STOPPED",
-        "FAIL",
-        "PARTIAL",
-        "ERROR_START",
-        "ERROR_MID",
-        "FAULT",
-    ]
-)
+KNOWN = frozenset(SPOKEN) | {  # the other words act on the run, not on the text
+    "EMPTY", "TOOL", "TOOL2", "BADTOOL", "ASKHUMAN", "PAUSE", "FILE", "CITE", "TTS", "TWO", "OUTPUTS_ONLY",
+    "JSONOUT", "RETRY", "EXTRAS", "REPLACE", "REPLACE_PREFIX", "FINISH_LENGTH", "FINISH", "NOUSAGE", "STOPPED",
+    "FAIL", "PARTIAL", "ERROR_START", "ERROR_MID", "FAULT",
+}  # fmt: skip
 
 
 def steps(script: Script, prompt: Prompt, asked: str, delay: float = 0.0) -> Iterator[Step]:
@@ -300,7 +280,7 @@ def steps(script: Script, prompt: Prompt, asked: str, delay: float = 0.0) -> Ite
     call = _tool_call(script, prompt.tools)
     if call:
         for _ in range(2 if "TOOL2" in script else 1):
-            yield from map(Text, ("I will ", "look at ", "the clock. "))
+            yield from map(Text, call.before)
             yield call
     spoken = _troubled(_spoken(script, prompt, asked, call), script)
     yield from _paced(spoken, delay) if delay else spoken
@@ -308,17 +288,24 @@ def steps(script: Script, prompt: Prompt, asked: str, delay: float = 0.0) -> Ite
 
 def _tool_call(script: Script, tools: tuple[str, ...]) -> ToolCall | None:
     if "ask_human" in tools and "ASKHUMAN" in script:
-        return ToolCall("ask_human", QUESTION, "")
+        return ToolCall("ask_human", QUESTION, "", LOOKING)
+    if "make_picture" in tools and "FILE" in script:
+        made = ("Here is ", "the picture.")
+        return ToolCall("make_picture", {"size": "1x1"}, "made", ("I will ", "make a ", "picture. "), made)
     if tools and "BADTOOL" in script:
-        return ToolCall("no_such_tool", {}, "there is not a tool named no_such_tool")
+        return _clock("no_such_tool", {}, "there is not a tool named no_such_tool")
     if tools and ("TOOL" in script or "TOOL2" in script):
-        return ToolCall("current_time", {"timezone": "UTC"}, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
+        return _clock("current_time", {"timezone": "UTC"}, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
     return None
+
+
+def _clock(name: str, arguments: Json, result: str) -> ToolCall:
+    return ToolCall(name, arguments, result, LOOKING, ("The clock says: ", result, " (done)."))
 
 
 def _spoken(script: Script, prompt: Prompt, asked: str, call: ToolCall | None) -> Iterator[Step]:
     if call:
-        yield from map(Text, ("The clock says: ", call.result, " (done)."))
+        yield from map(Text, call.after)
     said = [name for name in SPOKEN if name in script]
     for name in said:
         yield from SPOKEN[name](script.words[name], prompt)

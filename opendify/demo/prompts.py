@@ -2,7 +2,7 @@
 
 import re
 
-from opendify.demo.apps import SampleApp
+from opendify.demo.apps import TEXTS, SampleApp
 from opendify.demo.model import Prompt
 from opendify.demo.state import Conversation, Message
 from opendify.demo.wire import Json
@@ -14,7 +14,7 @@ def asked_text(app: SampleApp, body: Json) -> str:
     """The text of a run without a question: its first text input, or the old top-level `query`."""
     given = body.get("inputs")
     inputs = given if isinstance(given, dict) else {}
-    texts = [inputs.get(control.variable) for control in app.form if control.kind in {"paragraph", "text-input"}]
+    texts = [inputs.get(control.variable) for control in app.form if control.kind in TEXTS]
     return next((text for text in texts if isinstance(text, str)), "") or str(body.get("query") or "")
 
 

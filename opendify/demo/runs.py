@@ -19,6 +19,7 @@ from opendify.demo.uploads import Files
 from opendify.demo.wire import PING, Json, Refused, Reply, answer, invalid, is_uuid, not_found, refuse
 
 LATE_STOP_SECONDS = 1.0
+SPEECHLESS = frozenset({"noheaders", "drop"})
 CHAT_LIKE = ("/v1/chat-messages", "/api/chat-messages", "/v1/chat-messages/<string:task_id>/stop")
 
 
@@ -132,7 +133,7 @@ class Runs:
             frames, stopped = flow.tell(), flow.stopped
         else:
             frames, stopped = _without_flow(run, steps)
-        if run.script.fault in {"noheaders", "drop"}:
+        if run.script.fault in SPEECHLESS:
             frames = chain((Break(run.script.fault),), frames)
         return Telling(run, frames, stopped)
 
@@ -164,9 +165,11 @@ class Starting:
             if not (self.streaming and app.is_flow and self.runs.modern):
                 raise
             return self.failed_early(refused.message)
-        run = self.started(inputs, files)
-        telling = self.runs.telling(run)
-        return telling if self.streaming else await fold(run, telling.frames)
+        telling = self.runs.telling(self.started(inputs, files))
+        if self.streaming or self.script.fault in SPEECHLESS:
+            return telling
+        with self.runs.state.slot(app.key):
+            return await fold(telling.run, telling.frames)
 
     def checked(self, body: Json) -> tuple[Json, list[Json]]:
         """Inputs and files."""

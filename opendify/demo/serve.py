@@ -3,38 +3,42 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
 
 import uvicorn
 
+ASGIApp: TypeAlias = Callable[..., Awaitable[None]]
+"""Any ASGI application, whatever its framework calls the types of its three arguments."""
+
 
 @contextlib.asynccontextmanager
-async def running(
-    app: Any,
-    *,
-    port: int = 0,
-    host: str = "127.0.0.1",
-    **uvicorn_config: Any,
-) -> AsyncIterator[str]:
+async def running(app: ASGIApp, *, port: int = 0, host: str = "127.0.0.1", **uvicorn_config: Any) -> AsyncIterator[str]:
     """Serve `app` and yield its base URL; port 0 takes a free one.
 
     Leaving the block ends every open request at once, then the application's lifespan. Raises RuntimeError if the
-    application does not start.
+    port is taken or the application does not start.
     """
     quiet: dict[str, Any] = {"log_config": None, "log_level": "critical", "access_log": False, "ws": "none"}
     config = uvicorn.Config(app, lifespan="on", **quiet | uvicorn_config)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    with socket.create_server((host, port), backlog=config.backlog) as listener:
+    with _listening(host, port, config.backlog) as listener:
         await _start(server, listener)
         ticking = asyncio.create_task(server.main_loop())
         try:
             yield f"http://{host}:{listener.getsockname()[1]}"
         finally:
-            ticking.cancel()
-            await _stop(server, listener)
+            await _stop(server, ticking)
+
+
+def _listening(host: str, port: int, backlog: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as failure:
+        raise RuntimeError(f"cannot listen on {host}:{port}: {failure.strerror}") from failure
 
 
 async def _start(server: uvicorn.Server, listener: socket.socket) -> None:
@@ -44,12 +48,14 @@ async def _start(server: uvicorn.Server, listener: socket.socket) -> None:
         raise RuntimeError("the application did not start") from failure
 
 
-async def _stop(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Uvicorn's shutdown waits for open streams, so they are ended first."""
-    requests = tuple(server.server_state.tasks)
-    for request in requests:
-        request.cancel()
-    await asyncio.gather(*requests, return_exceptions=True)
-    server.force_exit = True
-    await server.shutdown(sockets=[listener])
+async def _stop(server: uvicorn.Server, ticking: asyncio.Task[None]) -> None:
+    """Instead of uvicorn's own shutdown, which waits for open streams."""
+    for listening in server.servers:
+        listening.close()
+    ending = [ticking, *server.server_state.tasks]
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
+    for connection in tuple(server.server_state.connections):
+        connection.shutdown()
     await server.lifespan.shutdown()

@@ -5,7 +5,7 @@ import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from opendify.demo import api
 from opendify.demo.api import Api
@@ -23,6 +23,14 @@ Handler = Callable[..., Handled | Awaitable[Handled]]
 VERSIONS: dict[Generation, str] = {"1.16": "1.16.1", "1.9": "1.9.0"}
 METHOD_NOT_ALLOWED = "The method is not allowed for the requested URL."
 EXPOSED = b"X-Env, X-Trace-Id, X-Version"
+
+
+class Route(NamedTuple):
+    """A route; the groups of its pattern are arguments of its handler."""
+
+    method: str
+    pattern: re.Pattern[str]
+    handler: Handler
 
 
 class StandIn:
@@ -57,7 +65,7 @@ class StandIn:
         """Answer one request, or the server's start and end."""
         if scope["type"] == "lifespan":
             await _live(receive, send)
-        elif scope["type"] == "http":
+        else:
             with contextlib.suppress(ClientLeft):
                 await self._answer(scope, receive, send)
 
@@ -82,13 +90,12 @@ class StandIn:
             return api.health(self.version)
         if call.path.startswith("/files/tools/") and "sign" in call.params:
             return api.picture()
-        matching = [(method, found, handler) for method, pattern, handler in self._routes
-                    if (found := pattern.fullmatch(call.path))]  # fmt: skip
-        for method, found, handler in matching:
-            if method == call.method:
-                handled = handler(AppCall(call, self._app(call), self.modern), *found.groups())
+        found = [(route, match) for route in self._routes if (match := route.pattern.fullmatch(call.path))]
+        for route, match in found:
+            if route.method == call.method:
+                handled = route.handler(AppCall(call, self._app(call), self.modern), *match.groups())
                 return handled if isinstance(handled, Reply | Telling) else await handled
-        if matching:
+        if found:
             raise refuse(405, "method_not_allowed", METHOD_NOT_ALLOWED)
         return UNKNOWN_ROUTE
 
@@ -130,16 +137,12 @@ class StandIn:
         stream = Stream(run, send, headers, self.ping_seconds)
         watching = asyncio.create_task(stream.watch(receive))
         self.open_streams += 1
-        self.state.active[run.app.key] += 1
         try:
-            if not await stream.play(telling.frames) and run.ending == "stopped":
-                run.ending = ""
-                await stream.play(telling.stopped())
-            await stream.close()
+            with self.state.slot(run.app.key):
+                await stream.tell(telling.frames, telling.stopped)
         finally:
             watching.cancel()
             self.open_streams -= 1
-            self.state.active[run.app.key] -= 1
             self.disconnects += stream.gone.is_set()
 
 
@@ -148,8 +151,8 @@ def _unauthorized(text: str) -> Refused:
     return Refused(Reply(reply.body, 401, headers=((b"www-authenticate", b'Bearer realm="api"'),)), text)
 
 
-def _routes(small: Api, runs: Runs) -> list[tuple[str, re.Pattern[str], Handler]]:
-    """Method, pattern and handler of every route below /v1; a pattern's groups are the handler's arguments."""
+def _routes(small: Api, runs: Runs) -> list[Route]:
+    """Every route below /v1."""
     one = r"([^/]+)"
     table: list[tuple[str, str, Handler]] = [
         ("POST", "chat-messages", runs.chat),
@@ -176,7 +179,7 @@ def _routes(small: Api, runs: Runs) -> list[tuple[str, re.Pattern[str], Handler]
         ("GET", f"form/human_input/{one}", small.form),
         ("POST", f"form/human_input/{one}", small.submit),
     ]
-    return [(method, re.compile(f"/v1/{path}"), handler) for method, path, handler in table]
+    return [Route(method, re.compile(f"/v1/{path}"), handler) for method, path, handler in table]
 
 
 async def _live(receive: Receive, send: Send) -> None:

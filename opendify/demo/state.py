@@ -3,6 +3,7 @@
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,13 +103,20 @@ class State:
     stops: deque[Stop] = field(default_factory=lambda: deque(maxlen=500))
     uploads: Shelf[Upload] = field(default_factory=lambda: Shelf(1000))
     conversations: Shelf[Conversation] = field(default_factory=lambda: Shelf(1000))
-    runs: Shelf["Run"] = field(default_factory=lambda: Shelf(1000))
-    tasks: Shelf["Run"] = field(default_factory=lambda: Shelf(1000))
+    runs: Shelf["Run"] = field(default_factory=lambda: Shelf(200))
+    tasks: Shelf["Run"] = field(default_factory=lambda: Shelf(200))
     forms: Shelf["Form"] = field(default_factory=lambda: Shelf(200))
     flaky: Shelf[int] = field(default_factory=lambda: Shelf(1000))
     active: Counter[str] = field(default_factory=Counter)
-    open_streams: int = 0
-    disconnects: int = 0
+
+    @contextmanager
+    def slot(self, app: str) -> Iterator[None]:
+        """Count a run of `app` while it is active."""
+        self.active[app] += 1
+        try:
+            yield
+        finally:
+            self.active[app] -= 1
 
     def of_user(self, app: str, user: str) -> Iterator[Conversation]:
         """The conversations of `user` with `app`, newest first."""

@@ -17,7 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 GARBAGE = b'data: {"event": "message", "answer": "unfinished\n\n'
 BIG_FRAME = 16 * 1024 * 1024
 BIG_PIECE = 64 * 1024
-NEVER = float("inf")
+NEVER = 1e6
 
 
 class ConnectionCut(Exception):
@@ -40,29 +40,40 @@ class Stream:
 
     async def watch(self, receive: Receive) -> None:
         """Notice that the client left; most runs end with it."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await receive()  # the body was read before: the next message is the disconnect
         if not self.closed:
             self.gone.set()
             if not self.run.outlives_client:
                 self.run.end("left")
 
+    async def tell(self, frames: Iterable[Frame], stopped: Callable[[], Iterable[Frame]]) -> None:
+        """Send the whole answer, with the end that fits."""
+        if not await self.play(frames) and self.run.ending == "stopped":
+            for event in stopped():
+                await self.show(event)
+        await self.close()
+
     async def play(self, frames: Iterable[Frame]) -> bool:
         """Send `frames`; False if somebody ended the run or a fault the stream before they were over."""
         for item in frames:
-            if isinstance(item, dict):
-                await self.write(frame(item))
-            elif isinstance(item, bytes):
-                await self.write(item)
-            elif isinstance(item, Pause):
-                await self.rest(item.seconds, self.run.wake)
-            elif isinstance(item, Until):
-                await self.rest(NEVER, item.event)
-            else:
-                await self.suffer(item)
+            await self.show(item)
             if self.run.ending or self.broken:
                 return False
         return True
+
+    async def show(self, item: Frame) -> None:
+        """Do what one frame says."""
+        if isinstance(item, dict):
+            await self.write(frame(item))
+        elif isinstance(item, bytes):
+            await self.write(item)
+        elif isinstance(item, Pause):
+            await self.rest(item.seconds, self.run.wake)
+        elif isinstance(item, Until):
+            await self.rest(NEVER, item.event)
+            self.broken = not item.event.is_set()
+        else:
+            await self.suffer(item)
 
     async def write(self, data: bytes) -> None:
         """Send a frame; the headers go out with the first one. Others get their turn in between."""

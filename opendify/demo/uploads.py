@@ -16,25 +16,13 @@ MIB = 1024 * 1024
 MAX_NAME = 200
 MAX_FILES = 3
 BUCKETS = {
-    "image": ["jpg", "jpeg", "png", "webp", "gif", "svg"],
-    "audio": ["mp3", "m4a", "wav", "amr", "mpga"],
-    "video": ["mp4", "mov", "mpeg", "webm"],
-    "document": [
-        "txt",
-        "markdown",
-        "md",
-        "mdx",
-        "pdf",
-        "html",
-        "htm",
-        "xlsx",
-        "xls",
-        "docx",
-        "csv",
-        "vtt",
-        "properties",
-    ],
-}
+    "image": {"jpg", "jpeg", "png", "webp", "gif", "svg"},
+    "audio": {"mp3", "m4a", "wav", "amr", "mpga"},
+    "video": {"mp4", "mov", "mpeg", "webm"},
+    "document": {
+        "txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "docx", "csv", "vtt", "properties",
+    },
+}  # fmt: skip
 LIMITS = {"image": 10 * MIB, "audio": 50 * MIB, "video": 100 * MIB}
 OTHER_LIMIT = 15 * MIB
 MAX_SPEECH = 30 * MIB
@@ -185,7 +173,9 @@ class Files:
 
     def file(self, given: Json, types: tuple[str, ...]) -> Json | None:
         """One file object, or None for one that newer servers overlook."""
-        method = given.get("transfer_method")
+        method, declared = given.get("transfer_method"), given.get("type")
+        if declared and declared not in {*BUCKETS, "custom"}:
+            raise invalid(f"'{declared}' is not a valid FileType")
         file: Json | None = None
         if method == "local_file":
             file = self._uploaded(given)
@@ -226,8 +216,6 @@ class Files:
 
     def _check_type(self, file: Json, types: tuple[str, ...]) -> None:
         declared = file["type"]
-        if declared and declared not in {*BUCKETS, "custom"}:
-            raise invalid(f"'{declared}' is not a valid FileType")
         if declared not in types:
             raise invalid(f"File validation failed for file: {file['filename']}")
         if self.app.mode == "workflow" and bucket(file["filename"]) not in {declared, "custom"}:

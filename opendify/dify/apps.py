@@ -64,7 +64,7 @@ class FileRule(Struct, frozen=True):
 
     def kind_of(self, kind: str, extension: str) -> str | None:
         """The type to declare for a file of this kind and extension, None where it is not taken."""
-        if kind in self.types:
+        if kind in self.types and (kind != "custom" or extension in {"", *self.extensions} or not self.extensions):
             return kind
         if "custom" in self.types and extension in self.extensions:
             return "custom"

@@ -65,9 +65,9 @@ class Catalog:
         self._refreshing: asyncio.Task[None] | None = None
         # `soft` asks anew after the TTL and answers with the old value while asking fails. Cancelling one of the
         # callers that share a call would cancel it for all: only the refresh task ever calls it.
-        self._description = cache.soft(ttl=STALE_SECONDS, soft_ttl=ttl, key="app:{app_id}", exceptions=OUTAGES)(
-            self._describe
-        )
+        self._description = cache.soft(
+            ttl=STALE_SECONDS, soft_ttl=ttl, key="app:{app_id}", prefix="", exceptions=OUTAGES
+        )(self._describe)
 
     def start(self) -> None:
         """Begin to ask, without making anyone wait for it."""

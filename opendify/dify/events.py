@@ -131,7 +131,7 @@ class Error(Struct, tag_field="event", tag="error"):
 
     code: str | None = None
     message: str | None = None
-    status: int | None = None
+    status: int | str | None = None
 
 
 DifyEvent: TypeAlias = (
@@ -171,43 +171,54 @@ class Envelope(Struct):
     message_id: str | None = None
     task_id: str | None = None
     workflow_run_id: str | None = None
-    code: str | None = None
-    message: str | None = None
-    status: int | None = None
 
     def ids(self) -> Ids:
         """The answer's names in Dify."""
         return Ids(self.conversation_id, self.message_id, self.task_id, self.workflow_run_id)
 
 
+class BareError(Struct):
+    """An error of the 0.3 line: no `event`."""
+
+    code: str
+    status: int
+    message: str | None = None
+
+
 _decode_event: Callable[[bytes], DifyEvent] = msgspec.json.Decoder(DifyEvent).decode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
+_decode_bare_error = msgspec.json.Decoder(BareError).decode
+# msgspec reports text that is no UTF-8 as Python does.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 def envelope(frame: bytes) -> Envelope:
     """The envelope alone. Raises Malformed."""
     try:
         return _decode_envelope(frame)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Malformed(_place(error)) from None
 
 
 def decode(frame: bytes) -> DifyEvent | None:
-    """The event of a frame, or None for one that means nothing to us. Raises Malformed.
-
-    A frame with `code` and `status` but no `event` is an error too: servers of the 0.3 line sent them so.
-    """
+    """The event of a frame, or None for one that means nothing to us. Raises Malformed."""
     try:
         return _decode_event(frame)
-    except msgspec.DecodeError as error:
-        around = envelope(frame)
-        if around.event in KNOWN:
-            raise Malformed(f"{around.event}: {_place(error)}") from None
-        if around.event is None and around.code and around.status:
-            return Error(around.code, around.message, around.status)
-        return None
+    except _UNREADABLE as error:
+        name = envelope(frame).event
+        if name in KNOWN:
+            raise Malformed(f"{name}: {_place(error)}") from None
+    return _bare_error(frame) if name is None else None
 
 
-def _place(error: msgspec.DecodeError) -> str:
-    """What msgspec says, which names types and places and never repeats the content."""
-    return str(error)
+def _bare_error(frame: bytes) -> Error | None:
+    try:
+        bare = _decode_bare_error(frame)
+    except _UNREADABLE:
+        return None  # neither an event nor an error: nothing that we know
+    return Error(bare.code, bare.message, bare.status)
+
+
+def _place(error: Exception) -> str:
+    """What kind of trouble it is and where; never the content, which str() of a UnicodeDecodeError would show."""
+    return str(error) if isinstance(error, msgspec.DecodeError) else "not UTF-8"

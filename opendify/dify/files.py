@@ -167,7 +167,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 def _sniffed(data: bytes, attachment: Attachment) -> tuple[str, str]:
     """MIME type and extension: what the bytes show, where they do, else what the client says."""
-    named = posixpath.splitext(attachment.name or "")[1].lower()
+    named = re.sub(r"[^\w .+-]", "", _extension((attachment.name or "").replace("\\", "/")))[:20].rstrip(". ")
     declared = (attachment.mime_type or "").partition(";")[0].strip().lower()
     seen = _seen(data)
     extension = named if not seen or KIND_OF.get(named) == KIND_OF[seen] else seen

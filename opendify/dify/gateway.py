@@ -34,6 +34,7 @@ JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
 ERROR_BODY_BYTES: Final = 64 * 1024
 ANSWER_BYTES: Final = 8 * MEGABYTE
+PIECE_BYTES: Final = 256 * 1024
 RETRIES: Final = 2
 BACKOFF_SECONDS: Final = 0.25
 MODES: Final = frozenset(("chat", "agent-chat", "advanced-chat", "completion", "workflow", "agent"))
@@ -135,8 +136,7 @@ class Gateway:
 
     async def call(self, access: Access, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send one plain request and return the body of its answer. Raises UpstreamError."""
-        wire = self._wires[access.base]
-        request = wire.pooled.build_request(method, path, headers=_headers(access, body), content=body)
+        request = _request(self._wires[access.base], access, method, path, body)
         return await self._exchange(access, request, self._timeout)
 
     async def _exchange(self, access: Access, request: httpx.Request, limit: float) -> bytes:
@@ -179,8 +179,7 @@ class Gateway:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _try(self, wire: Wire, access: Access, path: str, body: bytes) -> httpx.Response:
-        request = wire.pooled.build_request("POST", path, headers=_headers(access, body), content=body)
-        response = await self._send(wire, request)
+        response = await self._send(wire, _request(wire, access, "POST", path, body))
         try:
             await _check(response, EVENT_STREAM)
         except BaseException:
@@ -215,8 +214,24 @@ def _authorization(access: Access) -> dict[str, str]:
     return {"authorization": f"Bearer {access.key}"}
 
 
-def _headers(access: Access, body: bytes | None) -> dict[str, str]:
-    return _authorization(access) | ({"content-type": JSON} if body is not None else {})
+def _request(wire: Wire, access: Access, method: str, path: str, body: bytes | None) -> httpx.Request:
+    headers = _authorization(access)
+    if body is None:
+        return wire.pooled.build_request(method, path, headers=headers)
+    headers |= {"content-type": JSON, "content-length": str(len(body))}
+    content = body if len(body) <= PIECE_BYTES else _Pieces(body)
+    return wire.pooled.build_request(method, path, headers=headers, content=content)
+
+
+class _Pieces:
+    """A large body in pieces, so that other requests get their turn; it can be sent again."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), PIECE_BYTES):
+            yield bytes(self._body[start : start + PIECE_BYTES])
 
 
 def _known_mode(mode: str | None) -> Mode | None:

@@ -2,9 +2,10 @@
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import msgspec
 
@@ -43,6 +44,9 @@ from opendify.dify.events import (
 # The New Agent repeats its last round in a closing message: this much of the stream's end is kept to notice.
 TAIL_CHARS = 8192
 MAX_FILES = 200
+# A link cut in two is found again within this much of the text's end.
+LINK_CHARS = 512
+_LINK = re.compile(r"/files/[^\s?)>\]]+(?=[?)>\]\s])")
 
 
 class Reader:
@@ -66,6 +70,7 @@ class Reader:
         self._usage = Usage()
         self._cut_short = False
         self._files: set[str] = set()
+        self._window = ""
 
     def read(self, frame: bytes) -> Sequence[Event]:
         """The events of one frame's data. Raises Malformed."""
@@ -114,7 +119,8 @@ class Reader:
             case WorkflowPaused():
                 return (self._fail("human_input_required", "The app waits for a person's input in Dify.", 400),)
             case Error(code=code, message=message, status=status):
-                return (self._fail(code or "internal_server_error", message or "", status or 500),)
+                number = int(status or 0) if str(status).isdecimal() else 500
+                return (self._fail(code or "internal_server_error", message or "", number),)
 
     # -- text
 
@@ -124,6 +130,8 @@ class Reader:
         self.spoken += len(text)
         if self._fingerprint:
             self._fingerprint.update(text.encode("utf-8", "surrogatepass"))
+        if self._mode == "advanced-chat":
+            self._note_links(text)
         return (TextDelta(text),)
 
     def _say_in_round(self, text: str | None) -> tuple[Event, ...]:
@@ -133,9 +141,8 @@ class Reader:
 
     def _say_closing(self, text: str | None) -> tuple[Event, ...]:
         """The New Agent's closing text is new only where it does not repeat the end of the stream."""
-        if text and self._tail and (self._tail.endswith(text) or text.endswith(self._tail)):
-            return ()
-        return self._say(text)
+        repeated = text and self._tail and self._tail.endswith(text[-TAIL_CHARS:])
+        return () if repeated else self._say(text)
 
     def _chunk(self, text: str | None) -> tuple[Event, ...]:
         if self._output:  # one output was chosen, and chunks do not tell outputs apart
@@ -167,17 +174,24 @@ class Reader:
             return ()
         return self._show([File(url=event.url, type=event.type)])
 
+    def _note_links(self, text: str) -> None:
+        """A chatflow's files stand as links in its text already, perhaps cut in two."""
+        self._window = (self._window + text)[-LINK_CHARS:]
+        if "/files/" in self._window:
+            self._files.update(_LINK.findall(self._window)[: MAX_FILES - len(self._files)])
+
     def _show(self, files: Iterable[File]) -> Iterator[Event]:
         """Each file once: Dify names most of them twice, with a new signature each time."""
         for file in files:
-            url = urljoin(self._origin, file.url or file.remote_url or "")
-            path = urlsplit(url).path
-            if not path or path in self._files or len(self._files) >= MAX_FILES:
+            link = file.url or file.remote_url
+            if not link or (known := _identity(link)) in self._files or len(self._files) >= MAX_FILES:
                 continue
-            self._files.add(path)
-            name = file.filename or posixpath.basename(path)
+            self._files.add(known)
+            name = file.filename or posixpath.basename(link.partition("?")[0])
             kind = file.type or file.mime_type or ""
-            yield FileOut(url=url, name=name, is_image=kind.startswith("image"))
+            yield FileOut(
+                url=link if "://" in link else urljoin(self._origin, link), name=name, is_image=kind.startswith("image")
+            )
 
     # -- ends
 
@@ -194,7 +208,7 @@ class Reader:
 
     def _count(self, node: Node) -> tuple[Event, ...]:
         if node.node_type == "llm":
-            outputs = _LLM_OUTPUTS(node.outputs) or LlmOutputs()
+            outputs = _llm_outputs(node.outputs)
             if outputs.usage:
                 self._usage += outputs.usage.to_usage()
             self._cut_short = outputs.finish_reason in {"length", "max_tokens"}
@@ -234,7 +248,16 @@ class LlmOutputs(msgspec.Struct):
     finish_reason: str | None = None
 
 
-_LLM_OUTPUTS = msgspec.json.Decoder(LlmOutputs | None).decode
+_decode_llm_outputs = msgspec.json.Decoder(LlmOutputs | None).decode
+
+
+def _llm_outputs(outputs: msgspec.Raw) -> LlmOutputs:
+    """The outputs of an LLM node; the 1.9 line cuts large ones into texts, which tell nothing."""
+    try:
+        return _decode_llm_outputs(outputs) or LlmOutputs()
+    except msgspec.ValidationError:
+        return LlmOutputs()
+
 
 ANSWER_NAMES = ("text", "answer", "result", "output")
 
@@ -257,7 +280,17 @@ def files_in(outputs: object) -> list[File]:
     """The file objects among a workflow's outputs."""
     values = outputs.values() if isinstance(outputs, dict) else ()
     listed = (item for value in values for item in (value if isinstance(value, list) else [value]))
-    return [msgspec.convert(item, File) for item in listed if _is_file(item)]
+    return [_file(item) for item in listed if _is_file(item)]
+
+
+def _file(value: dict[str, Any]) -> File:
+    return File(**{name: value[name] for name in File.__struct_fields__ if isinstance(value.get(name), str)})
+
+
+def _identity(link: str) -> str:
+    """What two links to one file share: Dify's own differ in host and signature."""
+    place = link.find("/files/")
+    return link if place < 0 else link[place:].partition("?")[0]
 
 
 def _is_file(value: object) -> bool:

@@ -409,7 +409,8 @@ class ChatFold(ChatWriter):
                     self.done = True
                 case TextReplaced(text=text):
                     self._withdrawn = True
-                    self._parts = [text]
+                    self._stops.rest()
+                    self._parts = [self._until_stop(text)]
                 case _:
                     self._parts.append(self._text(event))
         return b""

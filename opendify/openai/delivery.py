@@ -15,7 +15,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from opendify import sse
 from opendify.dialogue import Event, Ids
 from opendify.errors import ClientGone, OpenDifyError
-from opendify.exchange import LEAVE_SECONDS, POLL_SECONDS, Answer
+from opendify.exchange import LEAVE_SECONDS, Answer
+
+# How long a client that does not read is waited for before the clock is looked at again.
+STALLED_SECONDS = 1.0
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -170,7 +173,7 @@ class Streaming(Delivery):
         while not outcome.done():
             await asyncio.wait((outcome,), timeout=min(self._answer.check_limits(), self._until_keep_alive()))
             if not outcome.done() and self._until_keep_alive() <= 0:
-                await _within(POLL_SECONDS, self._send(send, sse.KEEP_ALIVE))
+                await _within(STALLED_SECONDS, self._send(send, sse.KEEP_ALIVE))
         error = outcome.result()
         if error and not isinstance(error, ClientGone):
             await _within(LEAVE_SECONDS, self._send(send, self._writer.fail(error)))
@@ -178,7 +181,7 @@ class Streaming(Delivery):
     def _until_keep_alive(self) -> float:
         """Seconds until the client has heard nothing for too long; a client that does not read needs no comments."""
         if self._sending:
-            return POLL_SECONDS
+            return STALLED_SECONDS
         return self._sent_at + self._answer.limits.keep_alive - self._loop.time()
 
     async def _write(self, data: bytes) -> None:

@@ -1,0 +1,137 @@
+"""What several tests need: a stand-in Dify and OpenDify in front of it, both on real ports."""
+
+import asyncio
+import base64
+import json
+import struct
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, TypeAlias
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from opendify.app import OpenDify, create_app
+from opendify.demo.apps import SAMPLE_APPS, SampleApp
+from opendify.demo.serve import running
+from opendify.demo.server import StandIn
+from opendify.settings import only
+
+CLIENT_KEY = "sk-client-0123456789abcdef"
+DIFY_KEYS = [app.key for app in SAMPLE_APPS]
+MODELS: dict[str, str] = {app.mode: app.name for app in SAMPLE_APPS}
+
+
+class Served:
+    """A running OpenDify: the stand-in behind it, and clients that talk to it."""
+
+    def __init__(self, app: OpenDify, url: str, dify: StandIn, dify_url: str) -> None:
+        self.app = app
+        self.url = url
+        self.dify = dify
+        self.dify_url = dify_url
+        self.openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=CLIENT_KEY, max_retries=0)
+        self.http = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {CLIENT_KEY}"}, timeout=20)
+
+    def runs(self) -> list[Any]:
+        """The runs that reached Dify, newest last."""
+        ends = ("/chat-messages", "/completion-messages", "/workflows/run")
+        return [request for request in self.dify.requests if request.path.endswith(ends)]
+
+    @property
+    def last_run(self) -> dict[str, Any]:
+        """The body of the newest run."""
+        body: dict[str, Any] = self.runs()[-1].body
+        return body
+
+    async def ask(self, content: str | list[dict[str, Any]], model: str = "Helper", **more: Any) -> httpx.Response:
+        """One plain request with one user message."""
+        body = {"model": model, "messages": [{"role": "user", "content": content}], **more}
+        return await self.http.post("/v1/chat/completions", json=body)
+
+    async def stream(self, content: str, model: str = "Helper", **more: Any) -> list[dict[str, Any]]:
+        """The JSON of each frame of a streamed answer; `[DONE]` is the last item as {"done": True}."""
+        response = await self.ask(content, model, stream=True, **more)
+        assert response.status_code == 200, response.text
+        return frames(response.text)
+
+
+def frames(text: str) -> list[dict[str, Any]]:
+    """The frames of an event stream, comments left out."""
+    data = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+    return [{"done": True} if item == "[DONE]" else json.loads(item) for item in data]
+
+
+def text_of(chunks: list[dict[str, Any]]) -> str:
+    """The text that the chunks add up to."""
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk.get("choices", ())]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def finish_of(chunks: list[dict[str, Any]]) -> list[str]:
+    """The finish reasons told."""
+    reasons = [choice["finish_reason"] for chunk in chunks for choice in chunk.get("choices", ())]
+    return [reason for reason in reasons if reason is not None]
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 6.0) -> None:
+    """Wait until the condition holds; fail if it does not within a generous time."""
+    until = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < until, "never came true"
+        await asyncio.sleep(0.01)
+
+
+Serve: TypeAlias = Callable[..., Awaitable[Served]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """What starts OpenDify on a stand-in with any apps and settings, for example with timeout=1."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            apps: tuple[SampleApp, ...] = SAMPLE_APPS, dify: dict[str, Any] | None = None, **settings: Any
+        ) -> Served:
+            stand_in = StandIn(apps, **(dify or {}))
+            dify_url = await stack.enter_async_context(running(stand_in))
+            values = {
+                "valid_api_keys": f"tester:{CLIENT_KEY}",
+                "dify_api_keys": ",".join(app.key for app in apps),
+                "dify_api_base": dify_url,
+                "log_level": "debug",
+                "log_format": "json",
+                "drain_seconds": 0,
+            }
+            app = create_app(only(**(values | settings)))
+            url = await stack.enter_async_context(running(app))
+            served = Served(app, url, stand_in, dify_url)
+            stack.push_async_callback(served.http.aclose)
+            stack.push_async_callback(served.openai.close)
+            return served
+
+        yield start
+
+
+@pytest.fixture
+async def served(serve: Serve) -> Served:
+    """OpenDify with its defaults in front of the six sample apps."""
+    return await serve()
+
+
+def png(color: int = 0) -> bytes:
+    """A real picture of one pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes((0, color, color, color)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def data_url(data: bytes, mime_type: str = "image/png") -> str:
+    """The data: URL of some bytes."""
+    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"

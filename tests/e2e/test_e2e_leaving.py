@@ -1,0 +1,200 @@
+"""Clients that leave, at every stage: Dify's stop is called once, with the same user; what was said is kept."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import CLIENT_KEY, MODELS, Serve, Served, eventually, frames, text_of
+
+from opendify.demo.serve import running
+from opendify.demo.server import StandIn
+
+MODES = sorted(MODELS)
+
+
+class Caller:
+    """A client on a socket of our own, so that the test decides when it closes."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    async def leave(self) -> None:
+        """Close the socket."""
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+@asynccontextmanager
+async def calling(served: Served, body: dict[str, Any]) -> AsyncIterator[Caller]:
+    """A client that has sent a chat request and reads nothing."""
+    url = httpx.URL(served.url)
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    caller = Caller(writer)
+    data = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {CLIENT_KEY}\r\n"
+    writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    try:
+        yield caller
+    finally:
+        await caller.leave()
+
+
+def body(content: str, mode: str, **more: Any) -> dict[str, Any]:
+    """A chat request of one message."""
+    return {"model": MODELS[mode], "messages": [{"role": "user", "content": content}], "user": "ann", **more}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+async def test_after_the_first_token(served: Served, mode: str, stream: bool) -> None:
+    async with calling(served, body("SLOW 100 50", mode, stream=stream)):
+        await eventually(lambda: served.dify.open_streams == 1)
+        await asyncio.sleep(0.2)
+    await eventually(lambda: served.dify.open_streams == 0)
+    assert [stop.user for stop in served.dify.stops] == ["tester:ann"]
+    assert served.dify.disconnects == 0  # read to its end, so that Dify saves what was said
+    saved = [message for talk in served.dify.conversations.values() for message in talk.messages]
+    if mode in {"chat", "advanced-chat"}:
+        assert saved[0].answer.startswith("s0 ")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("mode", ["chat", "advanced-chat"])
+async def test_before_the_first_token(serve: Serve, mode: str, stream: bool) -> None:
+    served = await serve(first_packet_seconds=0.1)
+    async with calling(served, body("HANG 1 SLOW 100 50", mode, stream=stream)):
+        await eventually(lambda: served.dify.open_streams == 1)
+    await eventually(lambda: served.dify.open_streams == 0)
+    assert [stop.user for stop in served.dify.stops] == ["tester:ann"]
+
+
+async def test_before_anything_was_sent(serve: Serve) -> None:
+    """While the catalogue still waits for Dify there is nothing to stop, and nothing is sent."""
+    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(0), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    served = await serve(dify_api_base=f"http://127.0.0.1:{port}", dify_api_keys="app-x", timeout=1)
+    exchange = served.app.state.exchange
+    async with calling(served, body("hi", "chat")):
+        await eventually(lambda: len(exchange._tasks) == 1)
+    await eventually(lambda: not exchange._tasks)
+    silent.close()
+
+
+async def test_a_run_that_never_names_itself(serve: Serve) -> None:
+    """Without a task id there is nothing to stop: the connection is closed after the time for it."""
+    served = await serve(first_packet_seconds=0.1)
+    async with calling(served, body("FAULT:noheaders", "chat", stream=True)):
+        await eventually(lambda: len(served.runs()) == 1)
+    exchange = served.app.state.exchange
+    await eventually(lambda: not exchange._tasks)
+    assert not served.dify.stops
+
+
+async def test_breaking_out_of_the_official_client(served: Served) -> None:
+    stream = await served.openai.chat.completions.create(
+        model="Helper", messages=[{"role": "user", "content": "SLOW 100 50"}], stream=True
+    )
+    async for chunk in stream:
+        if chunk.choices[0].delta.content:
+            break
+    await stream.close()
+    await eventually(lambda: len(served.dify.stops) == 1)
+    await eventually(lambda: served.dify.open_streams == 0)
+
+
+async def test_a_client_that_does_not_read(serve: Serve) -> None:
+    """A full socket holds the run back, and the run's time limit still ends it."""
+    served = await serve(max_run_seconds=1, dify={"ping_seconds": 0.2})
+    exchange = served.app.state.exchange
+    async with calling(served, body("LONG 200000", "chat", stream=True)):
+        await eventually(lambda: len(served.runs()) == 1)
+        assert exchange._answers
+        await eventually(lambda: not exchange._answers, seconds=9)
+        assert len(served.dify.stops) == 1
+
+
+async def test_a_finished_run_is_not_stopped(served: Served) -> None:
+    for mode in MODES:
+        await served.ask("ECHO:done", MODELS[mode])
+        await served.stream("ECHO:done", MODELS[mode])
+    await eventually(lambda: served.dify.open_streams == 0)
+    assert not served.dify.stops
+    assert served.dify.disconnects == 0
+
+
+async def test_nothing_waits_for_the_tail(served: Served) -> None:
+    """The answer ends with message_end, whatever Dify still sends after it."""
+    chunks = await served.stream("TTS ECHO:spoken")
+    assert chunks[-1] == {"done": True}
+
+
+async def test_connections_are_used_again(served: Served) -> None:
+    await served.http.get("/v1/models")
+    session = served.app.state.exchange.gateway._wires[f"{served.dify_url}/v1"].pooled._transport.client
+    before = sum(len(pooled) for pooled in session.connector._conns.values())
+    for _ in range(5):
+        await served.stream("ECHO:hi")
+        await served.ask("ECHO:hi", MODELS["workflow"])
+    assert sum(len(pooled) for pooled in session.connector._conns.values()) == before
+
+
+CONFIG = """
+VALID_API_KEYS={key}
+DIFY_API_KEYS=app-demo-chat
+DIFY_API_BASE={dify}
+SERVER_PORT={port}
+DRAIN_SECONDS={drain}
+LOG_FORMAT=json
+"""
+
+
+@pytest.mark.parametrize("drain", [0.5, 20])
+async def test_sigterm(tmp_path: Path, unused_tcp_port: int, drain: float) -> None:
+    """No new answers while the running one ends in its time, or is ended with an error frame after it."""
+    async with running(StandIn()) as dify:
+        config = CONFIG.format(key=CLIENT_KEY, dify=dify, port=unused_tcp_port, drain=drain)
+        (tmp_path / ".env").write_text(config)
+        command = (sys.executable, "-m", "opendify", "serve")
+        server = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE)
+        url = f"http://127.0.0.1:{unused_tcp_port}"
+        async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {CLIENT_KEY}"}) as client:
+            await _ready(client)
+            request = client.build_request(
+                "POST", "/v1/chat/completions", json=body("SLOW 20 100", "chat", stream=True)
+            )
+            response = await client.send(request, stream=True)
+            lines = response.aiter_lines()
+            first = await anext(lines)
+            server.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            refused = await client.post("/v1/chat/completions", json=body("hi", "chat"))
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"]
+            assert (await client.get("/readyz")).status_code == 503
+            chunks = frames("\n".join([first, *[line async for line in lines]]))
+        _, log = await asyncio.wait_for(server.communicate(), 20)
+        if drain < 1:
+            assert "error" in chunks[-1]
+        else:
+            assert chunks[-1] == {"done": True}
+            assert text_of(chunks).endswith("s19 ")
+        assert b"Traceback" not in log
+        assert CLIENT_KEY.encode() not in log
+
+
+async def _ready(client: httpx.AsyncClient) -> None:
+    for _ in range(200):
+        try:
+            if (await client.get("/readyz")).status_code == 200:
+                return
+        except httpx.TransportError:
+            await asyncio.sleep(0.05)
+    raise AssertionError("the server did not start")
