@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -78,14 +79,13 @@ async def test_before_the_first_token(serve: Serve, mode: str, stream: bool) -> 
 
 async def test_before_anything_was_sent(serve: Serve) -> None:
     """While the catalogue still waits for Dify there is nothing to stop, and nothing is sent."""
-    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(0), "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    served = await serve(dify_api_base=f"http://127.0.0.1:{port}", dify_api_keys="app-x", timeout=1)
-    exchange = served.app.state.exchange
-    async with calling(served, body("hi", "chat")):
-        await eventually(lambda: len(exchange._tasks) == 1)
-    await eventually(lambda: not exchange._tasks)
-    silent.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        served = await serve(dify_api_base=base, dify_api_keys="app-x", timeout=1)
+        exchange = served.app.state.exchange
+        async with calling(served, body("hi", "chat")):
+            await eventually(lambda: len(exchange._tasks) == 1)
+        await eventually(lambda: not exchange._tasks)
 
 
 async def test_a_run_that_never_names_itself(serve: Serve) -> None:
