@@ -30,15 +30,19 @@ def main() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, instead of SERVER_PORT.")
 def serve(host: str | None, port: int | None) -> None:
     """Serve the configured Dify apps."""
+    import structlog
     import uvicorn
 
     from opendify.app import create_app
 
     settings = _settings()
+    app = create_app(settings)
+    host, port = host or settings.server_host, port or settings.server_port
+    structlog.get_logger("opendify").info("serving", address=f"http://{host}:{port}", apps=len(settings.all_apps))
     uvicorn.run(
-        create_app(settings),
-        host=host or settings.server_host,
-        port=port or settings.server_port,
+        app,
+        host=host,
+        port=port,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -58,7 +62,10 @@ def demo(host: str, port: int) -> None:
     from opendify.demo.show import show
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(show(host, port))
+        try:
+            asyncio.run(show(host, port))
+        except OSError as error:
+            sys.exit(f"opendify: cannot listen on {host}:{port}: {error.strerror}.")
 
 
 @main.command()

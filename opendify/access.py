@@ -33,7 +33,7 @@ async def observe(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> N
     async def send_with_id(message: Message) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
-            status = message["status"]
+            status = int(message["status"])
             message["headers"] = [*message["headers"], header]
         await send(message)
 

@@ -22,7 +22,7 @@ from opendify.errors import InvalidKey, OpenDifyError, from_exception
 from opendify.exchange import Exchange, Limits
 from opendify.health import HealthController
 from opendify.memory import NoMemory
-from opendify.openai.chat import ChatController
+from opendify.openai.chat import ChatController, ChatRequest, Completion
 from opendify.openai.models import ModelsController
 from opendify.openapi import openapi_config
 from opendify.settings import Settings, SettingsError, load
@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None) -> OpenDify:
         },
         exception_handlers={Exception: tell},
         cors_config=_cors(settings),
-        openapi_config=openapi_config(),
+        openapi_config=openapi_config(ChatRequest, Completion),
         request_max_body_size=settings.max_body_mb * MEGABYTE,
         logging_config=None,
     )

@@ -4,6 +4,7 @@ from cashews import Cache
 from rich.console import Console
 from rich.table import Table
 
+from opendify import logs
 from opendify.app import gateway_of
 from opendify.dify.apps import MEGABYTE, App, FileRule, Input
 from opendify.dify.catalog import Catalog, Entry
@@ -12,6 +13,7 @@ from opendify.settings import Settings
 
 async def check_apps(settings: Settings, console: Console | None = None) -> int:
     """Print a row an app; the exit status: 0 where all can be used, else 1."""
+    logs.configure("error", settings.log_format)
     cache = Cache()
     cache.setup("mem://")
     gateway = gateway_of(settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -42,7 +43,7 @@ def _list(value: object) -> object:
 
 def hint_of(key: str) -> str:
     """The first characters of a secret: enough to recognise it, too few to use it."""
-    return f"{key[:7]}..." if len(key) > 14 else f"{key[:4]}..."
+    return f"{key[: min(7, len(key) // 2)]}..."
 
 
 def base_url(value: str) -> str:
@@ -126,8 +127,8 @@ def _from_env(entry: object) -> object:
         return entry
     rest = dict(entry)
     variable = rest.pop("key_env")
-    if not (secret := os.environ.get(str(variable))):
-        raise ValueError(f"names key_env {variable!r}, which is not set in the environment")
+    if not (secret := os.environ.get(str(variable)) or dotenv_values(".env").get(str(variable))):
+        raise ValueError(f"names key_env {variable!r}, which is set neither in the environment nor in .env")
     return {**rest, "key": secret}
 
 

@@ -14,26 +14,65 @@ import pytest
 from openai import AsyncOpenAI
 
 from opendify.app import OpenDify, create_app
-from opendify.demo.apps import SAMPLE_APPS, SampleApp
+from opendify.demo.apps import CODE_WORD, SAMPLE_APPS, SampleApp
 from opendify.demo.serve import running
 from opendify.demo.server import StandIn
 from opendify.settings import only
 
 CLIENT_KEY = "sk-client-0123456789abcdef"
-DIFY_KEYS = [app.key for app in SAMPLE_APPS]
+WRONG_KEY = "sk-wrong-0123456789abcdef"
+# What no log line and no error may hold: keys, an app's prompt, the words that messages of these tests begin with.
+SECRETS = (CLIENT_KEY, WRONG_KEY, *(app.key for app in SAMPLE_APPS), CODE_WORD, "ECHO:", "SLOW ", "LONG ")
 MODELS: dict[str, str] = {app.mode: app.name for app in SAMPLE_APPS}
+
+
+class Told:
+    """Everything that was told to the world beside answers: the log, and the bodies of errors."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self._log = ""
+        self.errors: list[str] = []
+
+    def log(self) -> str:
+        """The log so far."""
+        out, err = self._capsys.readouterr()
+        self._log += out + err
+        return self._log
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """The log's lines of one event."""
+        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    async def note(self, response: httpx.Response) -> None:
+        """Keep the body of an error."""
+        if response.is_error:
+            await response.aread()
+            self.errors.append(response.text)
+
+    def check(self) -> None:
+        """No key, no prompt of an app and no text of a message is among it."""
+        for text in (self.log(), *self.errors):
+            assert not [secret for secret in SECRETS if secret in text]
 
 
 class Served:
     """A running OpenDify: the stand-in behind it, and clients that talk to it."""
 
-    def __init__(self, app: OpenDify, url: str, dify: StandIn, dify_url: str) -> None:
+    def __init__(self, app: OpenDify, url: str, dify: StandIn, dify_url: str, told: Told) -> None:
         self.app = app
+        self.told = told
         self.url = url
         self.dify = dify
         self.dify_url = dify_url
         self.openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=CLIENT_KEY, max_retries=0)
-        self.http = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {CLIENT_KEY}"}, timeout=20)
+        self.http = httpx.AsyncClient(
+            base_url=url,
+            headers={"authorization": f"Bearer {CLIENT_KEY}"},
+            timeout=20,
+            event_hooks={"response": [told.note]},
+        )
 
     def runs(self) -> list[Any]:
         """The runs that reached Dify, newest last."""
@@ -88,8 +127,9 @@ Serve: TypeAlias = Callable[..., Awaitable[Served]]
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
+async def serve(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Serve]:
     """What starts OpenDify on a stand-in with any apps and settings, for example with timeout=1."""
+    told = Told(capsys)
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -107,12 +147,13 @@ async def serve() -> AsyncIterator[Serve]:
             }
             app = create_app(only(**(values | settings)))
             url = await stack.enter_async_context(running(app))
-            served = Served(app, url, stand_in, dify_url)
+            served = Served(app, url, stand_in, dify_url, told)
             stack.push_async_callback(served.http.aclose)
             stack.push_async_callback(served.openai.close)
             return served
 
         yield start
+    told.check()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 r"""The scripted model: it does what the words in its prompt say.
 
 Words are read from the last line of the newest text that has any (the text may be a whole transcript), wherever
-they stand in that line, and they combine. Without words the model says something friendly.
+they stand in that line, and they combine; a word right after “ is not read. Without words the model says something
+friendly.
 
 What it says, in this order, whatever their order in the line:
 
@@ -61,7 +62,7 @@ from datetime import UTC, datetime
 
 from opendify.demo.wire import Json
 
-WORD = re.compile(r"(?<!\w)(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>[\w-]+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)")
+WORD = re.compile(r"(?<![\w“])(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>[\w-]+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)")
 CHUNK = re.compile(r"\s*\S+|\s+$")
 STRANGE = (
     "你好，世界！👋🏽 Ünïcödé — 日本語テスト、한국어. Family: "  # noqa: RUF001  ambiguous on purpose
@@ -314,14 +315,14 @@ def _spoken(script: Script, prompt: Prompt, asked: str, call: ToolCall | None) -
 
 
 def _friendly(asked: str) -> str:
-    """What a newcomer reads first."""
+    """What a newcomer reads first; in a later transcript its words must not be obeyed, hence the quotes."""
     lines = [line.strip() for line in asked.split("\n") if line.strip()]
     words = lines[-1].split() if lines else ["nothing"]
     said = " ".join(words[:ASKED_WORDS]) + (" ..." if words[ASKED_WORDS:] else "")
     return (
-        f"Hello! You said: “{said}”. I am a sample app of the OpenDify demo, so I do not think, but the way"
-        " from your client to Dify and back works. Try THINK, TOOL, LONG 50 or ECHO:anything,"
-        " then put your own Dify server behind OpenDify."
+        f"Hello! You said: “{said}”. I am a sample app of the OpenDify demo, so I do not think, but the way from your"
+        " client to Dify and back works. Try “THINK”, “TOOL”, “LONG 50” or “ECHO:anything”, then put your own Dify"
+        " server behind OpenDify."
     )
 
 

@@ -141,9 +141,10 @@ class StandIn:
             with self.state.slot(run.app.key):
                 await stream.tell(telling.frames, telling.stopped)
         finally:
-            watching.cancel()
             self.open_streams -= 1
             self.disconnects += stream.gone.is_set()
+            watching.cancel()
+            await asyncio.wait([watching])
 
 
 def _unauthorized(text: str) -> Refused:

@@ -7,6 +7,7 @@ the pool once many idle connections are in it. https goes through httpx's own HT
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ def connect(base: str, *, http2: bool, connect_timeout: float, ca_file: Path | N
             transport=make(context, keep),
             timeout=httpx.Timeout(None, connect=connect_timeout),
             headers={"accept-encoding": "identity", "user-agent": "opendify"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: the clients serve everyone
             trust_env=False,
         )
         for keep in (True, False)

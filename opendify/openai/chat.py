@@ -30,6 +30,7 @@ from opendify.errors import InvalidRequest, OpenDifyError
 from opendify.exchange import Exchange
 from opendify.openai.delivery import Folding, Streaming
 from opendify.openai.stops import StopScanner
+from opendify.openapi import operation
 
 MAX_MESSAGES: Final = 5000
 MAX_STOPS: Final = 16
@@ -437,7 +438,11 @@ class ChatController(Controller):
     path = "/v1/chat/completions"
     tags = ("Chat",)
 
-    @post(summary="Create a chat completion, streamed or whole")
+    @post(
+        summary="Create a chat completion, streamed or whole",
+        status_code=200,
+        operation_class=operation(ChatRequest, Completion),
+    )
     async def create(self, request: Request[Any, Any, Any], exchange: NamedDependency[Exchange]) -> ASGIApp:
         """Answer with chunks (`stream: true`) or with one completion."""
         body = decode_request(await request.body())

@@ -1,0 +1,593 @@
+"""Environment, .env and litestar.toml -> Settings; what is wrong is one sentence that names the variable."""
+
+import itertools
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opendify import settings as module
+from opendify.app import create_app
+from opendify.settings import AppConfig, ClientKey, Settings, SettingsError, base_url, documented, hint_of, load, only
+
+ROOT = Path(__file__).parent.parent
+CLIENT_KEY = "sk-client-0123456789abcdef"
+APP_KEY = "app-Abcdefghijkl0123456789"
+OTHER_KEY = "app-Zyxwvutsrqpo9876543210"
+REQUIRED = {
+    "VALID_API_KEYS": CLIENT_KEY,
+    "DIFY_API_KEYS": APP_KEY,
+    "DIFY_API_BASE": "https://dify.example.com",
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and an environment with only what is required."""
+    ours = set(Settings.model_fields)
+    for variable in [name for name in os.environ if name.lower() in ours]:
+        monkeypatch.delenv(variable)
+    for variable, value in REQUIRED.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_toml(text: str) -> None:
+    Path("litestar.toml").write_text(text, "utf-8")
+
+
+def problem() -> str:
+    """The sentence that stops the start; nothing else is shown of its cause."""
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    assert CLIENT_KEY not in sentence
+    assert APP_KEY not in sentence
+    return sentence
+
+
+def keys_of(settings: Settings) -> list[str]:
+    return [app.key.get_secret_value() for app in settings.all_apps]
+
+
+# -- what a wrong value is told
+
+
+@pytest.mark.parametrize(
+    ("variable", "fix"),
+    [
+        ("VALID_API_KEYS", ["comma-separated", "VALID_API_KEYS=", "AUTH=off"]),
+        ("DIFY_API_KEYS", ["comma-separated", "DIFY_API_KEYS=app-"]),
+        ("DIFY_API_BASE", ["DIFY_API_BASE=https://"]),
+    ],
+)
+@pytest.mark.parametrize("value", [None, "", " , "])
+def test_what_is_required_and_missing(
+    variable: str, fix: list[str], value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is None or variable == "DIFY_API_BASE":
+        monkeypatch.delenv(variable)
+    else:
+        monkeypatch.setenv(variable, value)
+    sentence = problem()
+    assert sentence.startswith(f"{variable} is not set: ")
+    for hint in fix:
+        assert hint in sentence
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fix"),
+    [
+        ("TIMEOUT", "soon", "a valid number"),
+        ("TIMEOUT", "0", "greater than 0"),
+        ("TIMEOUT", "-3", "greater than 0"),
+        ("TIMEOUT", "inf", "a finite number"),
+        ("TIMEOUT", "nan", "a finite number"),
+        ("CONNECT_TIMEOUT", "0", "greater than 0"),
+        ("FIRST_PACKET_SECONDS", "0", "greater than 0"),
+        ("FIRST_EVENT_SECONDS", "0", "greater than 0"),
+        ("MAX_RUN_SECONDS", "0", "greater than 0"),
+        ("KEEP_ALIVE_SECONDS", "0", "greater than 0"),
+        ("MODEL_CACHE_SECONDS", "0", "greater than 0"),
+        ("DRAIN_SECONDS", "-1", "greater than or equal to 0"),
+        ("MAX_BODY_MB", "0", "greater than or equal to 1"),
+        ("MAX_BODY_MB", "1.5", "a valid integer"),
+        ("MAX_ANSWER_MB", "0", "greater than or equal to 1"),
+        ("MAX_FILES", "-1", "greater than or equal to 0"),
+        ("MAX_CONNECTIONS", "0", "greater than or equal to 1"),
+        ("HTTP2", "maybe", "a valid boolean"),
+        ("AUTH", "maybe", "'on' or 'off'"),
+        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("LOG_FORMAT", "xml", "'console' or 'json'"),
+        ("SERVER_PORT", "0", "greater than or equal to 1"),
+        ("SERVER_PORT", "65536", "less than or equal to 65535"),
+        ("SERVER_PORT", "http", "a valid integer"),
+        ("CORS_ORIGINS", "https://a.example.com,b.example.com", "holds 'b.example.com': an origin looks like https://"),
+        ("CORS_ORIGINS", "https://a.example.com/", "an origin looks like https://chat.example.com"),
+        ("DIFY_CA_FILE", "/nowhere/ca.pem", "names /nowhere/ca.pem, which is not a file"),
+        ("DIFY_API_BASE", "dify.example.com", "must be an address such as https://dify.example.com/v1"),
+        ("DIFY_API_BASE", "ftp://dify.example.com", "must be an address such as https://"),
+        ("DIFY_API_BASE", "https://", "must be an address such as https://"),
+        ("DIFY_API_BASE", "http://dify example", "must be an address such as https://"),
+        ("DIFY_API_BASE", "http://me:secret@dify", "without user name, query or fragment"),
+        ("DIFY_API_BASE", "http://:secret@dify", "without user name, query or fragment"),
+        ("DIFY_API_BASE", "http://dify/v1?a=b", "without user name, query or fragment"),
+        ("DIFY_API_BASE", "http://dify/v1#part", "without user name, query or fragment"),
+        ("DIFY_API_BASE", "http://dify:http", "port"),
+        ("DIFY_API_BASE", "http://dify:70000", "port"),
+        ("DIFY_API_BASE", "http://[::1", "IPv6"),
+        ("DIFY_API_KEYS", CLIENT_KEY, "holds 'sk-clie...', which is no Dify app key: those start with app-"),
+        ("DIFY_API_KEYS", f"{APP_KEY},dataset-0123456789abcdef", "holds 'dataset...', which is no Dify app key"),
+        ("DIFY_API_KEYS", f"helper={CLIENT_KEY}", "holds 'sk-clie...'"),
+        ("DIFY_API_KEYS", "helper=", "no Dify app key"),
+        ("DIFY_API_KEYS", "app-", "no Dify app key"),
+        ("DIFY_API_KEYS", "app-one app-two", "no Dify app key"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(variable: str, value: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    sentence = problem()
+    assert sentence.startswith(f"{variable} is wrong: ")
+    assert fix in sentence
+    assert str(Settings.model_fields[variable.lower()].description) in sentence
+    assert "secret" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colour = 'blue'", "litestar.toml has the unknown setting 'colour'"),
+        ("TIMEOUT = 5", "litestar.toml has the unknown setting 'TIMEOUT'"),
+        ("timeout = = 5", "litestar.toml is not valid TOML: "),
+        ("timeout = 'soon'", "TIMEOUT is wrong: "),
+        ("[apps]\nkey = 'app-one123'", "litestar.toml [[apps]] is wrong: "),
+        ("[[apps]]\nname = 'one'", "litestar.toml [[apps]] number 1 key is wrong: field required"),
+        ("[[apps]]\nkey = 5", "litestar.toml [[apps]] number 1 key is wrong: "),
+        ("[[apps]]\nkey = 'app-one123'\nnmae = 'one'", "litestar.toml [[apps]] number 1 nmae is wrong: "),
+        (
+            "[[apps]]\nkey = 'app-one123'\n[[apps]]\nkey = 'sk-0123456789abcdef'",
+            "[[apps]] number 2 key is wrong: holds",
+        ),
+        (
+            "[[apps]]\nkey = 'app-one123'\nmode = 'chatty'",
+            "number 1 mode is wrong: input should be 'chat', ",
+        ),
+        ("[[apps]]\nkey = 'app-one123'\nbase = 'dify'", "number 1 base is wrong: must be an address"),
+        ("[[apps]]\nkey = 'app-one123'\naliases = 'gpt-4o'", "number 1 aliases is wrong: "),
+        ("[[apps]]\nkey = 'app-one123'\ntimeout = 0", "number 1 timeout is wrong: input should be greater than 0"),
+        ("[[apps]]\nkey = 'app-one123'\nmax_files = -1", "number 1 max_files is wrong: "),
+        ("[[apps]]\nkey_env = 'NO_SUCH_KEY'", "number 1 is wrong: names key_env 'NO_SUCH_KEY', which is not set"),
+        ("[[keys]]\nname = 'team'", "litestar.toml [[keys]] number 1 key is wrong: field required"),
+        ("[[keys]]\nkey_env = 'NO_SUCH_KEY'", "litestar.toml [[keys]] number 1 is wrong: names key_env 'NO_SUCH_KEY'"),
+        ("[[keys]]\nkey = 'sk-1'\nmodel = 'one'", "litestar.toml [[keys]] number 1 model is wrong: "),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_one_sentence(text: str, said: str) -> None:
+    write_toml(text)
+    sentence = problem()
+    assert said in sentence
+    assert "sk-0123456789abcdef" not in sentence
+
+
+@pytest.mark.xfail(strict=True, reason="a file that is not UTF-8 ends in a traceback", raises=UnicodeDecodeError)
+@pytest.mark.parametrize("file", [".env", "litestar.toml"])
+def test_a_file_that_is_not_utf8_is_one_sentence(file: str) -> None:
+    Path(file).write_bytes(b"# caf\xe9\n")
+    assert problem().startswith(file)
+
+
+@pytest.mark.xfail(strict=True, reason="APPS and KEYS of the environment end in a traceback")
+@pytest.mark.parametrize("variable", ["APPS", "KEYS"])
+def test_variables_that_only_look_like_the_files_tables_are_not_ours(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "somebody else's")
+    assert keys_of(load()) == [APP_KEY]
+
+
+@pytest.mark.xfail(strict=True, reason="a name without a key is accepted as an empty key")
+@pytest.mark.parametrize("value", ["team:", "team: "])
+def test_a_client_key_that_is_empty(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALID_API_KEYS", value)
+    assert problem().startswith("VALID_API_KEYS is wrong: ")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("TIMEOUT", "soon"), ("DIFY_API_KEYS", "")])
+def test_the_start_ends_with_the_sentence_alone(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as exit_:
+        create_app()
+    assert str(exit_.value.code).startswith(f"opendify: {variable} is ")
+
+
+# -- the values
+
+
+def test_defaults() -> None:
+    settings = load()
+    assert {name: getattr(settings, name) for name in Settings.model_fields if name not in {"apps", "keys"}} | {
+        "valid_api_keys": (),
+        "dify_api_keys": (),
+        "dify_api_base": "",
+    } == {
+        "valid_api_keys": (),
+        "auth": "on",
+        "dify_api_keys": (),
+        "dify_api_base": "",
+        "dify_ca_file": None,
+        "timeout": 30.0,
+        "connect_timeout": 5.0,
+        "first_packet_seconds": 2.0,
+        "first_event_seconds": 300.0,
+        "max_run_seconds": 1200.0,
+        "keep_alive_seconds": 15.0,
+        "drain_seconds": 30.0,
+        "model_cache_seconds": 300.0,
+        "max_body_mb": 50,
+        "max_answer_mb": 16,
+        "max_files": 20,
+        "max_connections": 1000,
+        "http2": True,
+        "default_model": "",
+        "cors_origins": (),
+        "log_level": "info",
+        "log_format": "console",
+        "server_host": "127.0.0.1",
+        "server_port": 8000,
+    }
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().timeout = 1.0  # type: ignore[misc]
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("TIMEOUT", "HTTP2", "AUTH", "SERVER_PORT", "CORS_ORIGINS", "DIFY_CA_FILE"):
+        monkeypatch.setenv(variable, "")
+    settings = load()
+    assert (settings.timeout, settings.http2, settings.auth, settings.server_port) == (30.0, True, "on", 8000)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("LOG_LEVEL", "WARNING", "warning"),
+        ("LOG_FORMAT", "Json", "json"),
+        ("AUTH", "OFF", "off"),
+        ("HTTP2", "false", False),
+        ("CORS_ORIGINS", " https://a.example.com , http://localhost:3000,", ("https://a.example.com", "http://localhost:3000")),
+        ("CORS_ORIGINS", "*", ("*",)),
+        ("DEFAULT_MODEL", "帮手", "帮手"),
+        ("MAX_FILES", "0", 0),
+        ("DRAIN_SECONDS", "0", 0.0),
+    ],
+)  # fmt: skip
+def test_values(variable: str, value: str, expected: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    assert getattr(load(), variable.lower()) == expected
+
+
+def test_a_certificate_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "ca.pem").touch()
+    monkeypatch.setenv("DIFY_CA_FILE", "ca.pem")
+    assert load().dify_ca_file == Path("ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("sk-one", [("", "sk-one")]),
+        ("sk-one, sk-two ,", [("", "sk-one"), ("", "sk-two")]),
+        ("team:sk-one,ann@example.com:sk-two", [("team", "sk-one"), ("ann@example.com", "sk-two")]),
+        ("团队:sk-one", [("团队", "sk-one")]),
+        ("team:sk:with:colons", [("team", "sk:with:colons")]),
+        (":sk-one", [("", ":sk-one")]),
+        ("two words:sk-one", [("", "two words:sk-one")]),
+    ],
+)
+def test_client_keys(line: str, expected: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALID_API_KEYS", line)
+    assert [(key.name, key.key.get_secret_value()) for key in load().client_keys] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (APP_KEY, [(None, APP_KEY)]),
+        (f" {APP_KEY} ,{OTHER_KEY},", [(None, APP_KEY), (None, OTHER_KEY)]),
+        (f"helper={APP_KEY}", [("helper", APP_KEY)]),
+        (f"helper = {APP_KEY}", [("helper", APP_KEY)]),
+        (f"my helper={APP_KEY},客服 助手={OTHER_KEY}", [("my helper", APP_KEY), ("客服 助手", OTHER_KEY)]),
+        (f"team/helper:latest={APP_KEY}", [("team/helper:latest", APP_KEY)]),
+        (f"a=b=c={APP_KEY}", [("a=b=c", APP_KEY)]),
+        (f"={APP_KEY}", [(None, APP_KEY)]),
+        (f"one={APP_KEY},two={APP_KEY}", [("one", APP_KEY)]),
+    ],
+)
+def test_app_keys(line: str, expected: list[tuple[str | None, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFY_API_KEYS", line)
+    assert [(app.name, app.key.get_secret_value()) for app in load().all_apps] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("https://dify.example.com", "https://dify.example.com/v1"),
+        ("https://dify.example.com/", "https://dify.example.com/v1"),
+        ("https://dify.example.com/v1", "https://dify.example.com/v1"),
+        ("https://dify.example.com/v1///", "https://dify.example.com/v1"),
+        ("http://10.0.0.5:8080", "http://10.0.0.5:8080/v1"),
+        ("http://[::1]:5001/", "http://[::1]:5001/v1"),
+        ("https://example.com/dify", "https://example.com/dify/v1"),
+        ("https://example.com/dify/v1/", "https://example.com/dify/v1"),
+        ("https://example.com/gate/dify#", "https://example.com/gate/dify"),
+        ("https://example.com/gate/#", "https://example.com/gate"),
+        ("https://example.com/myv1", "https://example.com/myv1/v1"),
+    ],
+)
+def test_the_address_ends_in_its_prefix(given: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert base_url(given) == expected
+    monkeypatch.setenv("DIFY_API_BASE", given)
+    assert [app.base for app in load().all_apps] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"), [("app-0123456789abcdef", "app-012..."), ("sk-0123456789", "sk-0..."), ("", "...")]
+)
+def test_a_key_is_told_by_its_first_characters(key: str, hint: str) -> None:
+    assert hint_of(key) == hint
+
+
+def test_no_key_is_printed_with_the_settings() -> None:
+    settings = load()
+    assert CLIENT_KEY not in f"{settings!r} {settings}"
+    assert APP_KEY not in f"{settings!r} {settings}"
+
+
+# -- where they come from
+
+
+def test_auth_can_be_off_only_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VALID_API_KEYS")
+    assert problem().startswith("VALID_API_KEYS")
+    monkeypatch.setenv("AUTH", "off")
+    assert load().client_keys == ()
+
+
+def test_the_nearest_source_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_toml("timeout = 1\nconnect_timeout = 1\nmax_files = 1\nmax_body_mb = 1")
+    Path(".env").write_text("TIMEOUT=2\nCONNECT_TIMEOUT=2\nMAX_FILES=2\nsomething_else=x\n")
+    monkeypatch.setenv("TIMEOUT", "3")
+    monkeypatch.setenv("CONNECT_TIMEOUT", "3")
+    settings = Settings(timeout=4)
+    assert (settings.timeout, settings.connect_timeout, settings.max_files, settings.max_body_mb) == (4, 3, 2, 1)
+
+
+def test_three_lines_of_dotenv_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in REQUIRED:
+        monkeypatch.delenv(variable)
+    Path(".env").write_text("".join(f"{variable}={value}\n" for variable, value in REQUIRED.items()))
+    assert keys_of(load()) == [APP_KEY]
+
+
+def test_settings_of_their_own_see_nothing_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_toml("timeout = 1")
+    Path(".env").write_text("MAX_FILES=2\n")
+    monkeypatch.setenv("MAX_BODY_MB", "3")
+    settings = only(valid_api_keys="sk-1", dify_api_keys=OTHER_KEY, dify_api_base="http://own")
+    assert (settings.timeout, settings.max_files, settings.max_body_mb) == (30.0, 20, 50)
+    assert keys_of(settings) == [OTHER_KEY]
+
+
+def test_lists_of_the_file_may_be_written_as_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in REQUIRED:
+        monkeypatch.delenv(variable)
+    write_toml(f"""
+        dify_api_base = "https://dify.example.com"
+        valid_api_keys = ["team:sk-1", {{ name = "ann", key = "sk-2" }}]
+        dify_api_keys = ["helper={APP_KEY}", {{ name = "flow", key = "{OTHER_KEY}" }}]
+        cors_origins = ["https://chat.example.com"]
+    """)
+    settings = load()
+    assert [key.name for key in settings.client_keys] == ["team", "ann"]
+    assert [app.name for app in settings.all_apps] == ["helper", "flow"]
+    assert settings.cors_origins == ("https://chat.example.com",)
+
+
+def test_the_file_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in REQUIRED:
+        monkeypatch.delenv(variable)
+    write_toml(f"[[apps]]\nkey = '{APP_KEY}'\nbase = 'https://one'\n[[keys]]\nkey = '{CLIENT_KEY}'")
+    settings = load()
+    assert keys_of(settings) == [APP_KEY]
+    assert [key.key.get_secret_value() for key in settings.client_keys] == [CLIENT_KEY]
+
+
+def test_an_app_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_KEY", OTHER_KEY)
+    write_toml("""
+        [[apps]]
+        name = "my flow"
+        key_env = "OTHER_KEY"
+        base = "http://other:5001/"
+        mode = "workflow"
+        aliases = ["gpt-4o", "流"]
+        inputs = { language = "de", depth = 3 }
+        input = "question"
+        output = "report"
+        timeout = 5
+        max_run_seconds = 60
+        first_event_seconds = 30.5
+        max_files = 0
+    """)
+    first, second = load().all_apps
+    assert first.key.get_secret_value() == APP_KEY
+    assert second.key.get_secret_value() == OTHER_KEY
+    assert second.model_dump(exclude={"key"}) == {
+        "name": "my flow",
+        "base": "http://other:5001/v1",
+        "mode": "workflow",
+        "aliases": ("gpt-4o", "流"),
+        "inputs": {"language": "de", "depth": 3},
+        "input": "question",
+        "output": "report",
+        "timeout": 5,
+        "max_run_seconds": 60,
+        "first_event_seconds": 30.5,
+        "max_files": 0,
+    }
+
+
+def test_an_app_without_an_address_is_on_the_common_one() -> None:
+    write_toml(f"[[apps]]\nkey = '{OTHER_KEY}'\n[[apps]]\nkey = 'app-third123456'\nbase = 'https://two'")
+    assert [app.base for app in load().all_apps] == [
+        "https://dify.example.com/v1",
+        "https://dify.example.com/v1",
+        "https://two/v1",
+    ]
+
+
+def test_each_app_needs_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIFY_API_BASE")
+    write_toml(f"[[apps]]\nkey = '{OTHER_KEY}'\nbase = 'https://two'")
+    assert problem().startswith("DIFY_API_BASE is not set")
+    write_toml(f"[[apps]]\nkey = '{APP_KEY}'\nbase = 'https://two'")
+    assert [app.base for app in load().all_apps] == ["https://two/v1"]
+
+
+@pytest.mark.parametrize(
+    ("in_environment", "in_file", "name"),
+    [
+        (f"env name={APP_KEY}", "name = 'file name'", "env name"),
+        (APP_KEY, "name = 'file name'", "file name"),
+        (APP_KEY, "", None),
+    ],
+)
+def test_an_app_in_both_is_one(
+    in_environment: str, in_file: str, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFY_API_KEYS", f"{in_environment},{OTHER_KEY}")
+    write_toml(f"[[apps]]\nkey = '{APP_KEY}'\noutput = 'report'\n{in_file}")
+    settings = load()
+    assert keys_of(settings) == [APP_KEY, OTHER_KEY]
+    assert (settings.all_apps[0].name, settings.all_apps[0].output) == (name, "report")
+
+
+def test_client_keys_of_the_file_come_after_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_KEY", "sk-team")
+    write_toml("""
+        [[keys]]
+        name = "team"
+        key_env = "TEAM_KEY"
+        models = ["helper", "my flow"]
+
+        [[keys]]
+        key = "sk-all"
+    """)
+    assert [(key.name, key.key.get_secret_value(), key.models) for key in load().client_keys] == [
+        ("", CLIENT_KEY, None),
+        ("team", "sk-team", ("helper", "my flow")),
+        ("", "sk-all", None),
+    ]
+
+
+@pytest.mark.parametrize("file", ["", "# nothing but a comment\n"])
+def test_an_empty_file_says_nothing(file: str) -> None:
+    write_toml(file)
+    assert keys_of(load()) == [APP_KEY]
+
+
+# -- the documents
+
+
+def written(default: object) -> str:
+    """A default as it stands in .env.example."""
+    match default:
+        case None | ():
+            return ""
+        case bool():
+            return str(default).lower()
+        case float():
+            return f"{default:g}"
+        case _:
+            return str(default)
+
+
+def example_settings() -> dict[str, tuple[str, str]]:
+    """`NAME=value`, commented out or not, with the comment line above it."""
+    lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
+    found = {}
+    for above, line in itertools.pairwise(lines):
+        if match := re.fullmatch(r"(?:# ?)?([A-Z][A-Z0-9_]+)=(.*)", line):
+            found[match[1]] = (above, match[2])
+    return found
+
+
+def test_every_setting_of_the_environment_is_documented() -> None:
+    names = {name for name, _, _ in documented()}
+    assert names == {name.upper() for name in Settings.model_fields} - {"APPS", "KEYS"}
+
+
+@pytest.mark.parametrize(("name", "description", "details"), tuple(documented()), ids=lambda value: str(value)[:20])
+def test_the_example_environment_is_in_step(name: str, description: str, details: dict[str, Any]) -> None:
+    above, value = example_settings()[name]
+    assert above == f"# {description}"
+    if name not in REQUIRED:
+        assert value == written(details["default"])
+
+
+def test_the_example_environment_has_nothing_else() -> None:
+    assert example_settings().keys() - {name for name, _, _ in documented()} <= {"LITESTAR_APP"}
+
+
+def shipped_file(*, with_examples: bool) -> dict[str, Any]:
+    """The shipped litestar.toml; its examples are settings behind `# `."""
+    text = (ROOT / "litestar.toml").read_text("utf-8")
+    if with_examples:
+        text = re.sub(r"(?m)^# ?(?=\[\[?\w+\]?\]|\w+ *= )", "", text)
+    return tomllib.loads(text)
+
+
+def test_the_shipped_file_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load()
+    write_toml((ROOT / "litestar.toml").read_text("utf-8"))
+    assert load() == before
+
+
+@pytest.mark.parametrize(("table", "entry"), [("apps", AppConfig), ("keys", ClientKey)])
+def test_the_shipped_file_explains_every_part_of_its_tables(table: str, entry: type[AppConfig | ClientKey]) -> None:
+    shown = {name for example in shipped_file(with_examples=True)[table] for name in example}
+    assert shown == {*entry.model_fields, "key_env"}
+    text = (ROOT / "litestar.toml").read_text("utf-8")
+    for name in shown:
+        line = next(line for line in text.splitlines() if re.match(rf"# ?{name} *= ", line))
+        assert re.search(r"\s# \w+", line), f"{name} has no word of explanation"
+
+
+def test_the_examples_of_the_shipped_file_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = shipped_file(with_examples=True)
+    for table in ("apps", "keys"):
+        for example in examples[table]:
+            if "key_env" in example:
+                monkeypatch.setenv(example["key_env"], OTHER_KEY)
+    text = re.sub(r"(?m)^# ?(?=\[\[?\w+\]?\]|\w+ *= )", "", (ROOT / "litestar.toml").read_text("utf-8"))
+    write_toml(text)
+    settings = load()
+    assert len(settings.apps) == len(examples["apps"])
+    assert len(settings.keys) == len(examples["keys"])
+
+
+def test_only_descriptions_that_are_one_line() -> None:
+    for _, description, _ in documented():
+        assert "\n" not in description
+        assert len(description) <= 118
+    assert module.CONFIG_FILE == "litestar.toml"
