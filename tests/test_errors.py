@@ -126,7 +126,7 @@ def test_a_bad_dify_key_is_not_the_callers_business() -> None:
     [
         (Failed(code="completion_request_error", message="no", status=400), (502, "completion_request_error")),
         (Failed(code="run_failed", message="no", status=500), (502, "run_failed")),
-        (Failed(code="rate_limit_error", message="no", status=429), (429, "insufficient_quota")),
+        (Failed(code="rate_limit_error", message="no", status=429), (429, "rate_limit_exceeded")),
         (Failed(code="too_many_requests", message="no", status=429), (429, "rate_limit_exceeded")),
         (Failed(code="invalid_param", message="Too many requests.", status=400), (429, "rate_limit_exceeded")),
         (Failed(code="invalid_param", message="topic is required", status=400), (400, "invalid_param")),
@@ -136,6 +136,7 @@ def test_a_bad_dify_key_is_not_the_callers_business() -> None:
 def test_a_run_that_failed_is_never_sent_again(failed: Failed, expected: tuple[int, str]) -> None:
     error = from_failed(failed)
     assert (error.status, error.code) == expected
+    assert (error.type == "rate_limit_error") == (error.code == "rate_limit_exceeded")
     assert error.headers() == [("x-should-retry", "false")]
 
 
@@ -210,6 +211,11 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "/app/api/core/x.py", li
             "Failed to request plugin daemon, url: (address)",
         ),
         ("req_id: 0a1b2c PluginInvokeError: no credit", "PluginInvokeError: no credit"),
+        (
+            "Client error '400' for url 'x'\nFor more information check: https://httpstatuses.com/400",
+            "Client error '400' for url 'x'",
+        ),
+        ("The run failed (agent_run_id=5f9c-12)", "The run failed"),
         ("key app-Abc_123-xyz of sk-proj-0123456789 and dataset-0123456789", "key (key) of (key) and (key)"),
         ("the app-name is short, sk-12 too", "the app-name is short, sk-12 too"),
         ("x" * MAX_MESSAGE, "x" * MAX_MESSAGE),

@@ -164,7 +164,7 @@ def test_what_is_wrong_is_one_sentence(variable: str, value: str, fix: str, monk
         ("[[apps]]\nkey = 'app-one123'\naliases = 'gpt-4o'", "number 1 aliases is wrong: "),
         ("[[apps]]\nkey = 'app-one123'\ntimeout = 0", "number 1 timeout is wrong: input should be greater than 0"),
         ("[[apps]]\nkey = 'app-one123'\nmax_files = -1", "number 1 max_files is wrong: "),
-        ("[[apps]]\nkey_env = 'NO_SUCH_KEY'", "number 1 is wrong: names key_env 'NO_SUCH_KEY', which is not set"),
+        ("[[apps]]\nkey_env = 'NO_SUCH_KEY'", "number 1 is wrong: names key_env 'NO_SUCH_KEY', which is set neither"),
         ("[[keys]]\nname = 'team'", "litestar.toml [[keys]] number 1 key is wrong: field required"),
         ("[[keys]]\nkey_env = 'NO_SUCH_KEY'", "litestar.toml [[keys]] number 1 is wrong: names key_env 'NO_SUCH_KEY'"),
         ("[[keys]]\nkey = 'sk-1'\nmodel = 'one'", "litestar.toml [[keys]] number 1 model is wrong: "),
@@ -341,9 +341,10 @@ def test_the_address_ends_in_its_prefix(given: str, expected: str, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("key", "hint"), [("app-0123456789abcdef", "app-012..."), ("sk-0123456789", "sk-0..."), ("", "...")]
+    ("key", "hint"),
+    [("app-0123456789abcdef", "app-012..."), ("sk-0123456789", "sk-012..."), ("sk-01", "sk..."), ("", "...")],
 )
-def test_a_key_is_told_by_its_first_characters(key: str, hint: str) -> None:
+def test_a_key_is_told_by_its_first_characters_never_whole(key: str, hint: str) -> None:
     assert hint_of(key) == hint
 
 
@@ -445,6 +446,12 @@ def test_an_app_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         "first_event_seconds": 30.5,
         "max_files": 0,
     }
+
+
+def test_a_key_of_the_file_may_stand_in_dotenv() -> None:
+    Path(".env").write_text(f"OTHER_KEY={OTHER_KEY}\n")
+    write_toml("[[apps]]\nkey_env = 'OTHER_KEY'")
+    assert keys_of(load()) == [APP_KEY, OTHER_KEY]
 
 
 def test_an_app_without_an_address_is_on_the_common_one() -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from opendify.demo.apps import SampleApp
-from opendify.demo.model import Failure, Script
+from opendify.demo.model import Failure
 from opendify.demo.run import provider_text
 from opendify.demo.state import State
 from opendify.demo.wire import FRONT_END, INTERNAL_ERROR, Refused, invalid, page, refuse
+from opendify.demo.words import Script
 
 
 def too_many(app: SampleApp) -> str:
@@ -23,7 +24,7 @@ def before_answer(state: State, app: SampleApp, script: Script, query: str, conv
     if kind == "gone":
         state.conversations.pop(conversation_id, None)
     elif kind == "flaky":
-        _flaky(state, query, int(count or 1))
+        _flaky(state, query, int(count) if count.isdigit() else 1)
     elif kind in REFUSALS:
         raise REFUSALS[kind](app)
 

@@ -9,9 +9,10 @@ from typing import Literal
 
 from opendify.demo import model
 from opendify.demo.apps import AGENT_MODES, SampleApp
-from opendify.demo.model import Break, Failure, Pause, Prompt, Script, Step, Until
+from opendify.demo.model import Break, Failure, Pause, Prompt, Step, Until
 from opendify.demo.state import Conversation, Message, State
 from opendify.demo.wire import Json, new_id
+from opendify.demo.words import Script
 
 Generation = Literal["1.16", "1.9"]
 Frame = Json | bytes | Pause | Until | Break

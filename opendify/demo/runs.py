@@ -11,12 +11,13 @@ from opendify.demo.apps import FLOW_MODES, SampleApp
 from opendify.demo.blocking import fold
 from opendify.demo.call import AppCall
 from opendify.demo.flows import Flow, synthetic
-from opendify.demo.model import Break, Prompt, Script, Step
+from opendify.demo.model import Break, Prompt, Step
 from opendify.demo.prompts import asked_text, prompt_of
 from opendify.demo.run import Frame, Run
 from opendify.demo.state import Conversation, Message, State, Stop
 from opendify.demo.uploads import Files
 from opendify.demo.wire import PING, Json, Refused, Reply, answer, invalid, is_uuid, not_found, refuse
+from opendify.demo.words import Script
 
 LATE_STOP_SECONDS = 1.0
 SPEECHLESS = frozenset({"noheaders", "drop"})

@@ -5,7 +5,8 @@ import json
 import pytest
 from asking import inside, said, sample
 
-from opendify.demo.model import Failure, Pause, Prompt, Script, Step, Text, Thought, steps, tagged
+from opendify.demo.model import Failure, Pause, Prompt, Step, Text, Thought, steps, tagged
+from opendify.demo.words import Script
 
 PROMPT = Prompt([{"role": "user", "content": ["hi"]}], ("current_time",))
 
@@ -26,6 +27,7 @@ def text(query: str) -> str:
         ('SAY:"a\\nb TOOL"', "a\nb TOOL"),
         ('SAY:["<thi","nk>"]', "<think>"),
         ("SAY:not json", "not json"),
+        ("SAY:[1, 2]", "12"),
         ("LONG 3", "w0 w1 w2 "),
         ("LONG 2 ECHO:end", "w0 w1 end"),
         ("BIG 5", "xxxxx"),

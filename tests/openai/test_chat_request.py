@@ -28,11 +28,15 @@ def attachment(part: dict[str, Any]) -> Attachment:
     return found
 
 
+def use(fields: dict[str, Any]) -> None:
+    asked = request(**fields)
+    asked.check()
+    asked.prompt()
+
+
 def refusal(**fields: Any) -> OpenDifyError:
     with pytest.raises((msgspec.ValidationError, InvalidRequest)) as caught:
-        asked = request(**fields)
-        asked.check()
-        asked.prompt()
+        use(fields)
     error = from_exception(caught.value)
     assert (error.status, error.type) == (400, "invalid_request_error")
     return error
