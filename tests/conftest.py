@@ -157,6 +157,12 @@ async def serve(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
+def short_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody waits for any more is given up sooner, for the tests that wait until it is."""
+    monkeypatch.setattr("opendify.exchange.LEAVE_SECONDS", 0.5)
+
+
+@pytest.fixture
 async def served(serve: Serve) -> Served:
     """OpenDify with its defaults in front of the six sample apps."""
     return await serve()

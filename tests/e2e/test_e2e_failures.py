@@ -183,6 +183,7 @@ async def test_dify_goes_down_after_the_start() -> None:
 
 @pytest.mark.parametrize("mode", ["chat", "advanced-chat"])
 @pytest.mark.parametrize("words", ["FAULT:silence", "FAULT:noheaders"])
+@pytest.mark.usefixtures("short_goodbyes")
 async def test_silence_is_bounded(serve: Serve, mode: str, words: str) -> None:
     served = await serve(timeout=0.4, first_packet_seconds=0.1)
     folded = await served.ask(words, MODELS[mode])
@@ -192,6 +193,7 @@ async def test_silence_is_bounded(serve: Serve, mode: str, words: str) -> None:
     await eventually(lambda: served.dify.open_streams == 0)
 
 
+@pytest.mark.usefixtures("short_goodbyes")
 async def test_pings_are_no_events(serve: Serve) -> None:
     served = await serve(first_event_seconds=0.5, first_packet_seconds=0.1, dify={"ping_seconds": 0.1})
     chunks = await served.stream("HANG 5 ECHO:late")
@@ -214,6 +216,7 @@ async def test_an_answer_is_bounded(serve: Serve) -> None:
     await eventually(lambda: len(served.dify.stops) == 1)
 
 
+@pytest.mark.usefixtures("short_goodbyes")
 async def test_connections_are_bounded(serve: Serve) -> None:
     served = await serve(max_connections=2)
     answers = await asyncio.gather(*(served.ask("SLOW 5 50") for _ in range(3)))

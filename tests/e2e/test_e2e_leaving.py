@@ -88,6 +88,7 @@ async def test_before_anything_was_sent(serve: Serve) -> None:
         await eventually(lambda: not exchange._tasks)
 
 
+@pytest.mark.usefixtures("short_goodbyes")
 async def test_a_run_that_never_names_itself(serve: Serve) -> None:
     """Without a task id there is nothing to stop: the connection is closed after the time for it."""
     served = await serve(first_packet_seconds=0.1)
@@ -110,6 +111,7 @@ async def test_breaking_out_of_the_official_client(served: Served) -> None:
     await eventually(lambda: served.dify.open_streams == 0)
 
 
+@pytest.mark.usefixtures("short_goodbyes")
 async def test_a_client_that_does_not_read(serve: Serve) -> None:
     """A full socket holds the run back, and the run's time limit still ends it."""
     served = await serve(max_run_seconds=1, dify={"ping_seconds": 0.2})
