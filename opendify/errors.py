@@ -249,8 +249,6 @@ def from_exception(error: Exception) -> OpenDifyError:
     match error:
         case OpenDifyError():
             return error
-        case msgspec.DecodeError():
-            return from_validation(error)
         case HTTPException():
             return from_http(error)
         case _:

@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -54,9 +55,9 @@ def base_url(value: str) -> str:
         url = value.rstrip("/")
         url = url if url.endswith("/v1") else f"{url}/v1"
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"\s", url):
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or re.search(r"\s", url):
         raise ValueError("must be an address such as https://dify.example.com/v1")
-    if parts.username or parts.password or parts.query or parts.fragment or parts.port == 0:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must be a plain address, without user name, query or fragment")
     return url
 
@@ -69,7 +70,7 @@ class ClientKey(_Part):
     """A key that clients present. `models` limits it to some models, by name."""
 
     name: str = ""
-    key: SecretStr
+    key: SecretStr = Field(min_length=1)
     models: tuple[str, ...] | None = None
 
 
@@ -137,6 +138,23 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+TABLES = frozenset(("keys", "apps"))
+
+
+class _Lines(PydanticBaseSettingsSource):
+    """The environment without the names of the file's tables: there they are somebody else's."""
+
+    def __init__(self, source: PydanticBaseSettingsSource) -> None:
+        super().__init__(source.settings_cls)
+        self._source = source
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._source.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in self._source().items() if name not in TABLES}
+
+
 class Settings(BaseSettings):
     """Every setting, validated. Each description is one line of `.env.example`."""
 
@@ -183,8 +201,8 @@ class Settings(BaseSettings):
     server_port: int = Field(8000, ge=1, le=65535, description="port to listen on")
 
     # Only in litestar.toml: tables do not fit one line of the environment.
-    keys: tuple[Annotated[ClientKey, BeforeValidator(_from_env)], ...] = ()
-    apps: tuple[Annotated[AppConfig, BeforeValidator(_from_env)], ...] = ()
+    keys: Annotated[tuple[Annotated[ClientKey, BeforeValidator(_from_env)], ...], NoDecode] = ()
+    apps: Annotated[tuple[Annotated[AppConfig, BeforeValidator(_from_env)], ...], NoDecode] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -196,7 +214,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic-settings' signature)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, .env, litestar.toml: the strongest first."""
-        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls, CONFIG_FILE)
+        lines = (_Lines(env_settings), _Lines(dotenv_settings))
+        return init_settings, *lines, TomlConfigSettingsSource(settings_cls, CONFIG_FILE)
 
     @field_validator("log_level", "log_format", "auth", mode="before")
     @classmethod
@@ -287,12 +306,18 @@ def load() -> Settings:
         raise SettingsError(_sentence(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}.") from None
+    except UnicodeDecodeError:
+        raise SettingsError(".env is not UTF-8 text.") from None
 
 
 def _check_file() -> None:
     """Refuse what the file says in vain: a setting of the environment may belong to anyone, one in the file is ours."""
     file = Path(CONFIG_FILE)
-    if file.is_file() and (unknown := tomllib.loads(file.read_text("utf-8")).keys() - Settings.model_fields):
+    try:
+        given = tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except UnicodeDecodeError:
+        raise SettingsError(f"{CONFIG_FILE} is not UTF-8 text.") from None
+    if unknown := given.keys() - Settings.model_fields:
         raise SettingsError(
             f"{CONFIG_FILE} has the unknown setting {min(unknown)!r}: see the shipped file for the known ones."
         )

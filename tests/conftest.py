@@ -5,12 +5,13 @@ import base64
 import json
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, TypeAlias
 
 import httpx
 import pytest
+import structlog
 from openai import AsyncOpenAI
 
 from opendify.app import OpenDify, create_app
@@ -154,6 +155,13 @@ async def serve(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Serve]:
 
         yield start
     told.check()
+
+
+@pytest.fixture(autouse=True)
+def quiet_again() -> Iterator[None]:
+    """Logging is one per process: what a test configured ends with it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

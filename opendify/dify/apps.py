@@ -45,10 +45,23 @@ class ImageUpload(Struct):
     transfer_methods: list[str] | None = None
 
 
-class Parameters(Struct):
-    """`GET /parameters`, as far as we read it."""
+class Form(Struct):
+    """One control of `user_input_form`; chat apps send fewer of these keys than flows do."""
 
-    user_input_form: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    variable: str | None = None
+    required: bool | None = False
+    max_length: int | None = None
+    options: list[str | int | float] | None = None
+    default: Any = None
+    allowed_file_types: list[str] | None = None
+    allowed_file_extensions: list[str] | None = None
+    allowed_file_upload_methods: list[str] | None = None
+
+
+class Parameters(Struct):
+    """`GET /parameters`, as far as we read it. Forms are keyed by the name of their control."""
+
+    user_input_form: list[dict[str, Form]] = field(default_factory=list)
     file_upload: FileUpload | None = None
     system_parameters: dict[str, int | str | None] = field(default_factory=dict)
     sensitive_word_avoidance: Switch | None = None
@@ -158,33 +171,32 @@ def app_of(config: AppConfig, name: str, description: Description) -> App:
 
 def _inputs(parameters: Parameters) -> list[Input]:
     return [
-        _input(control, form)
+        _input(form.variable, control, form)
         for entry in parameters.user_input_form
         for control, form in entry.items()
-        if isinstance(form.get("variable"), str)
+        if form.variable
     ]
 
 
-def _input(control: str, form: dict[str, Any]) -> Input:
-    length = form.get("max_length")
-    limit = length if isinstance(length, int) and length > 0 else None
+def _input(name: str, control: str, form: Form) -> Input:
+    limit = form.max_length if form.max_length and form.max_length > 0 else None
     return Input(
-        name=form["variable"],
+        name=name,
         control=control,
-        required=bool(form.get("required")),
+        required=bool(form.required),
         max_length=limit,
-        options=tuple(map(str, form.get("options") or ())),
-        default=form.get("default"),
+        options=tuple(map(str, form.options or ())),
+        default=form.default,
         files=_input_rule(control, form, limit) if control in {"file", "file-list"} else None,
     )
 
 
-def _input_rule(control: str, form: dict[str, Any], limit: int | None) -> FileRule:
+def _input_rule(control: str, form: Form, limit: int | None) -> FileRule:
     return FileRule(
         count=1 if control == "file" else limit,
-        types=frozenset(form.get("allowed_file_types") or ()),
-        extensions=_extensions(form.get("allowed_file_extensions")),
-        methods=frozenset(form.get("allowed_file_upload_methods") or ()),
+        types=frozenset(form.allowed_file_types or ()),
+        extensions=_extensions(form.allowed_file_extensions),
+        methods=frozenset(form.allowed_file_upload_methods or ()),
     )
 
 
@@ -218,10 +230,10 @@ def _size_limits(system: dict[str, int | str | None]) -> dict[str, int]:
         ("document", "file_size_limit"),
         ("custom", "file_size_limit"),
     ):
-        if value := system.get(name):
-            limits[kind] = int(value) * MEGABYTE
+        if str(value := system.get(name)).isdecimal():
+            limits[kind] = int(value or 0) * MEGABYTE
     return limits
 
 
 parse_info = msgspec.json.Decoder(Info).decode
-parse_parameters = msgspec.json.Decoder(Parameters).decode
+parse_parameters = msgspec.json.Decoder(Parameters, strict=False).decode

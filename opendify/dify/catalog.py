@@ -163,7 +163,7 @@ class Catalog:
     def _unknown(self, model: str, names: list[str]) -> OpenDifyError:
         """Not found, unless an app that could not be asked may be the one that is meant."""
         for entry in self._entries.values():
-            if entry.app is None and entry.config.name in {None, model}:
+            if entry.app is None and _may_be(entry.config, model):
                 problem = entry.problem or UpstreamTimeout("Dify has not described its apps yet.")
                 if entry.config.name or isinstance(problem, OUTAGES):
                     return problem
@@ -188,6 +188,11 @@ def _match(apps: Sequence[App], model: str) -> App | None:
         if app := next(filter(fits, apps), None):
             return app
     return None
+
+
+def _may_be(config: AppConfig, model: str) -> bool:
+    """Whether an app that Dify has not described could be the one that is meant."""
+    return not config.name or config.name.casefold() == model.casefold() or model in config.aliases
 
 
 def _unique(name: str, taken: set[str]) -> str:

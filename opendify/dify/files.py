@@ -5,6 +5,7 @@ import mimetypes
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -32,6 +33,18 @@ SNIFFED_BYTES: Final = 8192
 # Office documents are left out: their first bytes are any zip's.
 TELLING: Final = {".pdf", *KINDS["image"], *KINDS["audio"], *KINDS["video"]}
 TYPES: Final = mimetypes.MimeTypes()
+for _extension_, _type in {
+    ".webp": "image/webp",  # what Python 3.11 does not know, or knows by a name that others do not
+    ".m4a": "audio/m4a",
+    ".amr": "audio/amr",
+    ".wav": "audio/wav",
+    ".md": "text/markdown",
+    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    ".epub": "application/epub+zip",
+}.items():
+    TYPES.add_type(_type, _extension_)
 NAME_CHARS: Final = 200
 
 
@@ -69,15 +82,24 @@ class Place(Struct):
     taken: int = 0
 
 
-def plan(app: App, attachments: Sequence[Attachment], most: int, given: set[str]) -> list[PlannedFile]:
+def plan(
+    app: App, current: Sequence[Attachment], earlier: Sequence[Attachment], most: int, given: set[str]
+) -> list[PlannedFile]:
     """Give each attachment its place; inputs in `given` are set by the client itself.
 
+    Those of earlier turns get what the current ones leave, the newest first; they never make a request fail.
     Raises InvalidRequest or RequestTooLarge naming the part that the app does not take.
     """
-    if len(attachments) > most:
-        raise RequestTooLarge(f"At most {most} files fit one request, not {len(attachments)}.", param="messages")
+    if len(current) > most:
+        raise RequestTooLarge(f"At most {most} files fit one request, not {len(current)}.", param="messages")
     places = list(_places(app, given))
-    return [_planned(app, attachment, places, number) for number, attachment in enumerate(attachments, 1)]
+    planned = [_planned(app, attachment, places, number) for number, attachment in enumerate(current, 1)]
+    for number, attachment in enumerate(reversed(earlier), len(current) + 1):
+        if len(planned) == most:
+            break
+        with suppress(InvalidRequest, RequestTooLarge):
+            planned.insert(0, _planned(app, attachment, places, number))
+    return planned
 
 
 def _places(app: App, given: set[str]) -> Iterator[Place]:
@@ -93,7 +115,7 @@ def _places(app: App, given: set[str]) -> Iterator[Place]:
 
 def _planned(app: App, attachment: Attachment, places: Sequence[Place], number: int) -> PlannedFile:
     upload = _decoded(attachment, number) if attachment.base64 is not None else None
-    extension = _extension(upload.name if upload else urlsplit(attachment.url or "").path)
+    extension = _extension(upload.name if upload else _path(attachment))
     natural = _kind(attachment, extension)
     place, kind = _fitting(app, attachment, places, natural, extension)
     if upload:
@@ -107,6 +129,13 @@ def _planned(app: App, attachment: Attachment, places: Sequence[Place], number: 
         url=attachment.url,
         upload=upload,
     )
+
+
+def _path(attachment: Attachment) -> str:
+    try:
+        return urlsplit(attachment.url or "").path
+    except ValueError:
+        raise InvalidRequest("This is not an address.", param=attachment.param) from None
 
 
 def _kind(attachment: Attachment, extension: str) -> str:
@@ -170,7 +199,7 @@ def _sniffed(data: bytes, attachment: Attachment) -> tuple[str, str]:
     named = re.sub(r"[^\w .+-]", "", _extension((attachment.name or "").replace("\\", "/")))[:20].rstrip(". ")
     declared = (attachment.mime_type or "").partition(";")[0].strip().lower()
     seen = _seen(data)
-    extension = named if not seen or KIND_OF.get(named) == KIND_OF[seen] else seen
+    extension = named if not seen or TYPES.guess_type(f"file{named}") == TYPES.guess_type(f"file{seen}") else seen
     extension = extension or TYPES.guess_extension(declared) or (".txt" if _is_text(data) else ".bin")
     mime_type = TYPES.guess_type(f"file{extension}")[0] or declared or "application/octet-stream"
     return mime_type, extension

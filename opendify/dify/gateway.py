@@ -98,7 +98,7 @@ class Gateway:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 response = await self._wires[base].fresh.get("/info")
-        except (httpx.TransportError, TimeoutError):
+        except (*transport.FAILURES, TimeoutError):
             return False
         return response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR
 
@@ -195,16 +195,16 @@ class Gateway:
         transport.forget_reuse()
         try:
             return await wire.pooled.send(request, stream=True)
-        except httpx.TransportError as error:
+        except transport.FAILURES as error:
             if transport.never_sent(error) or not transport.was_reused():
                 raise _lost(error) from error
         try:
             return await wire.fresh.send(request, stream=True)
-        except httpx.TransportError as error:
+        except transport.FAILURES as error:
             raise _lost(error) from error
 
 
-def _lost(error: httpx.TransportError) -> UpstreamError:
+def _lost(error: Exception) -> UpstreamError:
     if transport.never_sent(error):
         return Unreachable("Dify cannot be reached.")
     return BrokenUpstream("Dify closed the connection without an answer.")
@@ -257,7 +257,7 @@ async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:
     try:
         async for data in response.aiter_raw():
             yield data
-    except httpx.TransportError as error:
+    except transport.FAILURES as error:
         raise BrokenUpstream("The connection to Dify broke in the middle of the answer.") from error
 
 

@@ -4,6 +4,7 @@ Servers 1.13 and 1.14 answer a bad variable of a chatflow with 300 seconds of pi
 variables again on each turn.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,12 +126,13 @@ def _select(declared: Input, value: object) -> str:
 def _number(declared: Input, value: object) -> float | int | str:
     if value == "" and not declared.required:
         return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
     try:
-        return msgspec.convert(value, int | float, strict=False)
+        number: float | int = msgspec.convert(value, int | float, strict=False)
     except msgspec.ValidationError:
         raise _refuse(declared, "a number") from None
+    if isinstance(value, bool) or (isinstance(number, float) and not math.isfinite(number)):
+        raise _refuse(declared, "a number")
+    return number
 
 
 def _checkbox(declared: Input, value: object) -> bool:

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from opendify.dify.apps import Access
-from opendify.errors import Refused
+from opendify.errors import BrokenUpstream, Refused
 from opendify.settings import Mode
 
 USER = "opendify-probe"
@@ -38,7 +38,10 @@ async def _chat_mode(gateway: Caller, access: Access) -> Mode:
     """Only a chatflow has workflow runs; an agent shows its tools' icons."""
     if await _serves(gateway, access, "GET", f"/workflows/run/{NO_RUN}", refusal="not_workflow_app"):
         return "advanced-chat"
-    meta = msgspec.json.decode(await gateway.call(access, "GET", "/meta"), type=dict[str, object])
+    try:
+        meta = msgspec.json.decode(await gateway.call(access, "GET", "/meta"), type=dict[str, object])
+    except msgspec.DecodeError:
+        raise BrokenUpstream("Dify's /meta is not what it should be.") from None
     return "agent-chat" if meta.get("tool_icons") else "chat"
 
 

@@ -66,38 +66,26 @@ def stop_path(mode: str, task_id: str) -> str:
 
 def build(prompt: Prompt, app: App, max_files: int) -> RunPlan:
     """Check the prompt against the app and lay it out. Raises InvalidRequest before anything is sent."""
-    attachments = _attachments(prompt.turns, app)
-    text = flatten(prompt.turns) or _stand_in(attachments)
+    current, earlier = _attachments(prompt.turns)
+    text = flatten(prompt.turns) or "\n".join(f"[{item.name or item.media}]" for item in current)
     values = inputs.collect(app, prompt.metadata, prompt.variables)
     target = None if app.converses else inputs.prompt_input(app)
     if target and target.name not in prompt.variables:
         _check_length(target, text)
         values[target.name] = text
-    planned = plan(app, attachments, max_files, given=set(values))
+    planned = plan(app, current, earlier, max_files, given=set(values))
     placed = {file.place for file in planned}
     checked = inputs.check(app, {**values, **{name: () for name in placed if name}})
     return RunPlan(app, text, {name: value for name, value in checked.items() if name not in placed}, planned)
 
 
-def _attachments(turns: Sequence[Turn], app: App) -> list[Attachment]:
-    """The newest turn's files, and those of earlier turns as far as the app has room for them, newest first."""
-    last = newest(turns)
-    current = list(turns[last].attachments)
-    earlier = [item for place, turn in enumerate(turns) if place != last for item in turn.attachments]
-    room = max(_capacity(app) - len(current), 0)
-    return [*(earlier[-room:] if room else []), *current]
-
-
-def _capacity(app: App) -> int:
-    rules = [app.files, *(declared.files for declared in app.inputs)]
-    return sum(rule.count or 0 for rule in rules if rule)
-
-
-def _stand_in(attachments: Sequence[Attachment]) -> str:
-    """Dify refuses an empty query, and a picture may come without a word. Raises InvalidRequest without either."""
-    if not attachments:
+def _attachments(turns: Sequence[Turn]) -> tuple[Sequence[Attachment], Sequence[Attachment]]:
+    """The files of the turn to reply to, and those before. Raises InvalidRequest for a turn that holds nothing."""
+    place = newest(turns)
+    turn = turns[place]
+    if not turn.text.strip() and not turn.attachments and turn.role != "tool":
         raise InvalidRequest("The newest message has neither text nor files.", param="messages")
-    return "\n".join(f"[{item.name or item.media}]" for item in attachments)
+    return turn.attachments, [item for other in (*turns[:place], *turns[place + 1 :]) for item in other.attachments]
 
 
 def _check_length(target: Input, text: str) -> None:

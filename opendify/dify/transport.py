@@ -21,6 +21,9 @@ from msgspec import Struct
 STREAMS_PER_CONNECTION = 90
 KEEP_ALIVE_SECONDS = 60.0
 
+# What a request can end with: httpx-aiohttp lets some of aiohttp's own errors through.
+FAILURES = (httpx.TransportError, aiohttp.ClientError)
+
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 
 
@@ -65,14 +68,15 @@ def forget_reuse() -> None:
     _reused.set(False)
 
 
-def never_sent(error: httpx.TransportError) -> bool:
+def never_sent(error: Exception) -> bool:
     """Whether the failure came before Dify could have seen the request.
 
     httpx-aiohttp calls every broken connection a ConnectTimeout, so that the cause has to tell.
     """
-    if isinstance(error.__cause__, aiohttp.ClientError):
-        return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+    told = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    if isinstance(told, aiohttp.ClientError):
+        return isinstance(told, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    return isinstance(told, httpx.ConnectError | httpx.ConnectTimeout)
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

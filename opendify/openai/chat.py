@@ -28,6 +28,7 @@ from opendify.dialogue import (
 )
 from opendify.errors import InvalidRequest, OpenDifyError
 from opendify.exchange import Exchange
+from opendify.openai.bodies import decoder
 from opendify.openai.delivery import Folding, Streaming
 from opendify.openai.stops import StopScanner
 from opendify.openapi import operation
@@ -171,14 +172,15 @@ ROLES: Final[dict[str, Role]] = {
     "function": "tool",
 }
 
-decode_request = msgspec.json.Decoder(ChatRequest).decode
+decode_request = decoder(ChatRequest)
 
 
 def _user(user: str | dict[str, Any] | int | None) -> str | None:
     """Open WebUI's pipelines send an object."""
     if isinstance(user, dict):
-        user = next((user[key] for key in ("id", "email", "name") if user.get(key)), None)
-    return None if user in {None, ""} else str(user)
+        names = (user.get(key) for key in ("id", "email", "name"))
+        user = next((name for name in names if name and isinstance(name, str | int)), None)
+    return None if user is None or user == "" else str(user)
 
 
 def _turn(message: Message, param: str, names: dict[str, str]) -> Turn:

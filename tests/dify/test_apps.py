@@ -8,7 +8,6 @@ import pytest
 from app_samples import BASE, KEY, config_of, make_app
 
 from opendify.dify.apps import (
-    MEGABYTE,
     Access,
     App,
     Description,
@@ -63,7 +62,7 @@ def test_info(body: bytes, info: Info) -> None:
         ({"paragraph": {"variable": "v", "required": False}}, Input("v", "paragraph", required=False)),
         ({"paragraph": {"variable": "v", "max_length": None}}, Input("v", "paragraph", required=False)),
         ({"paragraph": {"variable": "v", "max_length": 0}}, Input("v", "paragraph", required=False)),
-        ({"paragraph": {"variable": "v", "max_length": "48"}}, Input("v", "paragraph", required=False)),
+        ({"paragraph": {"variable": "v", "max_length": "48"}}, Input("v", "paragraph", required=False, max_length=48)),
         (
             {"select": {"variable": "v", "required": True, "options": ["a", 3], "default": "a"}},
             Input("v", "select", required=True, options=("a", "3"), default="a"),
@@ -166,12 +165,12 @@ def test_the_kind_to_declare(kind: str, extension: str, expected: str | None) ->
              "workflow_file_upload_limit": 10},
             {"image": 1, "audio": 2, "video": 3, "document": 4, "custom": 4},
         ),
-        ({"image_file_size_limit": 0, "file_size_limit": None}, {}),
+        ({"image_file_size_limit": "10MB", "file_size_limit": None}, {}),
     ],
 )  # fmt: skip
 def test_size_limits_in_bytes(system: dict[str, Any], expected: dict[str, int]) -> None:
     limits = app({"system_parameters": system}).size_limits
-    assert limits == {kind: size * MEGABYTE for kind, size in expected.items()}
+    assert limits == {kind: size * 1_048_576 for kind, size in expected.items()}
 
 
 # -- the rest

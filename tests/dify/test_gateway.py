@@ -233,7 +233,15 @@ async def test_a_description(gateway: Gateway, dify: respx.MockRouter) -> None:
     dify.get("/parameters").respond(json={"user_input_form": [{"paragraph": {"variable": "v"}}]})
     description = await gateway.describe(ACCESS)
     assert (description.name, description.mode) == ("Helper", "advanced-chat")
-    assert description.parameters.user_input_form == [{"paragraph": {"variable": "v"}}]
+    assert description.parameters.user_input_form[0]["paragraph"].variable == "v"
+
+
+@pytest.mark.parametrize("mode", ["chat", "agent-chat", "advanced-chat", "completion", "workflow", "agent"])
+async def test_a_mode_that_is_told_is_believed(mode: str, gateway: Gateway, dify: respx.MockRouter) -> None:
+    dify.get("/info").respond(json={"name": "Helper", "mode": mode})
+    dify.get("/parameters").respond(json={})
+    assert (await gateway.describe(ACCESS)).mode == mode
+    assert len(dify.calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -482,20 +490,25 @@ async def test_a_run_is_sent_again_where_none_can_have_started(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "error"),
+    ("trouble", "error", "said"),
     [
-        (NO_CONNECTION, (503, "upstream_unreachable", True)),
-        (LIMITED, (429, "rate_limit_exceeded", True)),
-        (page(503), (502, "upstream_error", False)),
+        (NO_CONNECTION, (503, "upstream_unreachable", True), "Dify cannot be reached."),
+        (LIMITED, (429, "rate_limit_exceeded", True), "Too many requests"),
+        (page(503), (502, "upstream_error", False), "Dify answered with status 503"),
     ],
 )
 async def test_at_most_twice(
-    trouble: httpx.Response | Exception, error: tuple[int, str, bool], gateway: Gateway, dify: respx.MockRouter
+    trouble: httpx.Response | Exception,
+    error: tuple[int, str, bool],
+    said: str,
+    gateway: Gateway,
+    dify: respx.MockRouter,
 ) -> None:
     route = dify.post(CHAT).mock(side_effect=[trouble] * 9)
     with pytest.raises(OpenDifyError) as caught:
         await run(gateway)
     assert (caught.value.status, caught.value.code, caught.value.should_retry) == error
+    assert caught.value.message.startswith(said)
     assert route.call_count == 3
 
 
@@ -615,7 +628,7 @@ async def test_an_earlier_reuse_says_nothing_of_a_new_connection(
 ) -> None:
     transport._reused.set(True)
     dify.post(CHAT).mock(side_effect=httpx.ReadError("dropped"))
-    with pytest.raises(BrokenUpstream):
+    with pytest.raises(BrokenUpstream, match="closed the connection without an answer"):
         await run(gateway)
     assert not fresh.calls
 

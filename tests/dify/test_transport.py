@@ -264,6 +264,51 @@ async def test_a_large_body_goes_out_whole(wire_to: Connect) -> None:
         assert server.connections == 1
 
 
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize("over", ["aiohttp", "httpx"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x15\x03\x01\x00\x02\x02\x46\r\n\r\n",
+        b"-ERR wrong number of arguments\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        HEAD + b"not a header\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\nzz\r\n",
+    ],
+    ids=["TLS", "Redis", "status", "header", "chunk", "later chunk"],
+)
+async def test_what_is_not_http_is_a_broken_upstream(answer: bytes, over: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if over == "httpx":
+        monkeypatch.setattr(transport, "_aiohttp", transport._http2)
+    async with listening(lambda number: answer) as server, gateway_to(server.url) as (gateway, access):
+        with pytest.raises(BrokenUpstream):
+            async with gateway.run(access, "/run", b"{}") as stream:
+                assert [data async for data in stream]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"content-length: 10\r\n\r\nhi",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n9\r\nhi",
+    ],
+)
+async def test_a_stream_that_is_cut_off_is_a_broken_upstream(answer: bytes, wire_to: Connect) -> None:
+    async with (
+        listening(lambda number: answer) as server,
+        gateway_to(server.url) as (gateway, access),
+        gateway.run(access, "/run", b"{}") as stream,
+    ):
+        assert await anext(stream) == b"hi"
+        await server.close()
+        with pytest.raises(BrokenUpstream, match="in the middle of the answer"):
+            await anext(stream)
+
+
 # -- what both clients have in common
 
 
