@@ -19,10 +19,12 @@ from opendify.dify.apps import MEGABYTE
 from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
 from opendify.errors import InvalidKey, OpenDifyError, from_exception
-from opendify.exchange import Exchange, Limits
+from opendify.exchange import Exchange
 from opendify.health import HealthController
+from opendify.limits import Limits
 from opendify.memory import NoMemory
-from opendify.openai.chat import ChatController, ChatRequest, Completion
+from opendify.openai.chat.controller import ChatController
+from opendify.openai.chat.schema import ChatRequest, Completion
 from opendify.openai.models import ModelsController
 from opendify.openapi import openapi_config
 from opendify.settings import Settings, SettingsError, load

@@ -6,14 +6,11 @@ a run whose stream is dropped loses what it said.
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
 import structlog
-from msgspec import Struct
-from msgspec.structs import replace
 
 from opendify import sse
 from opendify.auth import Caller
@@ -34,13 +31,14 @@ from opendify.errors import (
     from_exception,
     from_failed,
 )
+from opendify.limits import Limits
 from opendify.memory import Memory
+from opendify.users import end_user
 
 # How long a stopped run is still read, and how long a chatflow's message_end may lag behind its workflow_finished.
 LEAVE_SECONDS = 3.0
 # How often the clock is looked at before the run is sent: what comes before has limits of its own.
 POLL_SECONDS = 0.1
-USER_CHARS = 255
 # Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
 APP_CHANGED = {
     "not_chat_app",
@@ -54,29 +52,6 @@ APP_CHANGED = {
 Told: TypeAlias = tuple[Sequence[Event], OpenDifyError | None]
 
 log = structlog.get_logger("opendify.exchange")
-
-
-class Limits(Struct, frozen=True):
-    """What one answer may take: seconds, files, characters; and the pace its client is kept at, in seconds."""
-
-    silence: float = 30.0
-    first_event: float = 300.0
-    run: float = 1200.0
-    files: int = 20
-    answer_chars: int = 16 * 1024 * 1024
-    first_packet: float = 2.0
-    keep_alive: float = 15.0
-
-    def of(self, app: App) -> "Limits":
-        """The same with the app's own settings."""
-        own = app.config
-        return replace(
-            self,
-            silence=own.timeout or self.silence,
-            first_event=own.first_event_seconds or self.first_event,
-            run=own.max_run_seconds or self.run,
-            files=self.files if own.max_files is None else own.max_files,
-        )
 
 
 class Exchange:
@@ -356,15 +331,3 @@ async def _exhaust(stream: AsyncIterator[bytes]) -> None:
     with suppress(BrokenUpstream):  # the answer is complete, whatever becomes of its connection
         while await _next(stream, until):
             continue
-
-
-def end_user(caller: Caller, user: str | None) -> str:
-    """Dify's `user`: the same person behind the same key, always; people behind other keys are others.
-
-    Dify keeps conversations, files and stops apart by it. Its column holds 255 characters.
-    """
-    name = f"{caller.name}:{user}" if user else caller.name
-    if len(name) <= USER_CHARS:
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{name[: USER_CHARS - 65]}:{digest}"

@@ -7,7 +7,8 @@ import pytest
 
 from opendify.dialogue import Attachment, Turn
 from opendify.errors import InvalidRequest
-from opendify.openai.chat import MAX_MESSAGES, ChatRequest, decode_request
+from opendify.openai.chat.prompt import prompt_of
+from opendify.openai.chat.schema import MAX_MESSAGES, ChatRequest, decode_request
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -17,7 +18,7 @@ def request(**fields: Any) -> ChatRequest:
 
 
 def turns(*messages: dict[str, Any]) -> tuple[Turn, ...]:
-    return request(messages=list(messages)).prompt().turns
+    return prompt_of(request(messages=list(messages))).turns
 
 
 def attachment(part: dict[str, Any]) -> Attachment:
@@ -30,7 +31,7 @@ def attachment(part: dict[str, Any]) -> Attachment:
 def use(fields: dict[str, Any]) -> None:
     asked = request(**fields)
     asked.check()
-    asked.prompt()
+    prompt_of(asked)
 
 
 def refusal(**fields: Any) -> InvalidRequest:
@@ -45,7 +46,7 @@ def refusal(**fields: Any) -> InvalidRequest:
 def test_the_least() -> None:
     asked = request()
     asked.check()
-    prompt = asked.prompt()
+    prompt = prompt_of(asked)
     assert (prompt.model, prompt.turns) == ("Helper", (Turn(role="user", text="hello"),))
     assert (prompt.user, prompt.variables, prompt.metadata) == (None, {}, {})
     assert (asked.stream, asked.stream_options, asked.stops()) == (False, None, [])
@@ -55,7 +56,7 @@ def test_nothing_is_as_good_as_left_out() -> None:
     names = ("stream", "stream_options", "stop", "user", "n", "logprobs", "metadata", "inputs")
     asked = request(**dict.fromkeys(names))
     asked.check()
-    assert asked.prompt() == request().prompt()
+    assert prompt_of(asked) == prompt_of(request())
     assert not asked.stream
 
 
@@ -76,7 +77,7 @@ def test_nothing_is_as_good_as_left_out() -> None:
 def test_what_the_app_owns_or_nobody_knows_has_no_effect(field: dict[str, Any]) -> None:
     asked = request(**field)
     asked.check()
-    assert asked.prompt() == request().prompt()
+    assert prompt_of(asked) == prompt_of(request())
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_body_that_is_none(body: bytes, said: str) -> None:
 
 
 def test_as_many_messages_as_fit() -> None:
-    assert len(request(messages=HELLO * MAX_MESSAGES).prompt().turns) == MAX_MESSAGES
+    assert len(prompt_of(request(messages=HELLO * MAX_MESSAGES)).turns) == MAX_MESSAGES
 
 
 @pytest.mark.parametrize("fields", [{"n": 1}, {"logprobs": False}, {"stop": ["x"] * 16}])
@@ -184,11 +185,11 @@ def test_stops(stop: Any, stops: list[str]) -> None:
     ],
 )
 def test_users(user: Any, expected: str | None) -> None:
-    assert request(user=user).prompt().user == expected
+    assert prompt_of(request(user=user)).user == expected
 
 
 def test_variables_and_metadata() -> None:
-    prompt = request(inputs={"a": 1, "b": [None]}, metadata={"chat": "x", "n": "5"}).prompt()
+    prompt = prompt_of(request(inputs={"a": 1, "b": [None]}, metadata={"chat": "x", "n": "5"}))
     assert prompt.variables == {"a": 1, "b": [None]}
     assert prompt.metadata == {"chat": "x", "n": "5"}
 

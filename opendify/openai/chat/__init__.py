@@ -1,0 +1,1 @@
+"""Chat completions: schema, request -> Prompt, events -> chunks or one completion, the route."""

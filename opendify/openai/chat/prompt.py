@@ -1,0 +1,102 @@
+"""A chat request -> the Prompt: the same question without OpenAI's vocabulary."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from opendify.dialogue import Attachment, Media, Prompt, Role, Turn
+from opendify.errors import InvalidRequest
+from opendify.openai.chat.schema import (
+    AudioPart,
+    ChatRequest,
+    FileData,
+    FilePart,
+    FunctionCall,
+    ImagePart,
+    Message,
+    RefusalPart,
+    TextPart,
+)
+
+ROLES: Final[dict[str, Role]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+def prompt_of(request: ChatRequest) -> Prompt:
+    """What is asked. Raises InvalidRequest naming the part that does not fit."""
+    names = {id: function.name for message in request.messages for id, function in _calls(message)}
+    return Prompt(
+        model=request.model,
+        turns=tuple(_turn(message, f"messages[{place}]", names) for place, message in enumerate(request.messages)),
+        user=_user(request.user),
+        variables=request.inputs or {},
+        metadata=request.metadata or {},
+    )
+
+
+def _user(user: str | dict[str, Any] | int | None) -> str | None:
+    """Open WebUI's pipelines send an object."""
+    if isinstance(user, dict):
+        names = (user.get(key) for key in ("id", "email", "name"))
+        user = next((name for name in names if name and isinstance(name, str | int)), None)
+    return None if user is None or user == "" else str(user)
+
+
+def _turn(message: Message, param: str, names: dict[str, str]) -> Turn:
+    texts: list[str] = []
+    attachments: list[Attachment] = []
+    parts = [TextPart(message.content)] if isinstance(message.content, str) else message.content or []
+    for place, part in enumerate(parts):
+        match part:
+            case TextPart(text=text) | RefusalPart(refusal=text):
+                texts.append(text)
+            case _:
+                attachments.append(_attachment(part, f"{param}.content[{place}]"))
+    texts += [f"[called {function.name} with {function.arguments}]" for _, function in _calls(message)]
+    return Turn(
+        role=ROLES[message.role],
+        text="\n".join(texts),
+        attachments=tuple(attachments),
+        name=message.name or names.get(message.tool_call_id or ""),
+    )
+
+
+def _calls(message: Message) -> Iterator[tuple[str, FunctionCall]]:
+    """The calls of an earlier answer, by id."""
+    return ((call.id, call.function) for call in message.tool_calls or () if call.function)
+
+
+def _attachment(part: ImagePart | AudioPart | FilePart, param: str) -> Attachment:
+    match part:
+        case ImagePart(image_url=image):
+            url = image if isinstance(image, str) else image.url
+            return _from_url(url, "image", f"{param}.image_url")
+        case AudioPart(input_audio=audio):
+            name = f"audio.{audio.format}"
+            return Attachment(media="audio", param=f"{param}.input_audio", base64=audio.data, name=name)
+        case FilePart(file=file):
+            return _from_file(file, f"{param}.file")
+
+
+def _from_file(file: FileData, param: str) -> Attachment:
+    if file.file_data is None:
+        raise InvalidRequest("A file needs file_data; files by file_id are not kept here.", param=param)
+    if file.file_data.startswith(("data:", "http://", "https://")):
+        return _from_url(file.file_data, "file", f"{param}.file_data", file.filename)
+    return Attachment(media="file", param=f"{param}.file_data", base64=file.file_data, name=file.filename)
+
+
+def _from_url(url: str, media: Media, param: str, name: str | None = None) -> Attachment:
+    """A link goes to Dify as it is, we never fetch it; the data of a data: URL is uploaded."""
+    if url.startswith(("http://", "https://")):
+        return Attachment(media=media, param=param, url=url, name=name)
+    head, comma, data = url.partition(",")
+    if not (head.startswith("data:") and head.endswith(";base64") and comma):
+        raise InvalidRequest("Expected an http(s) address or a base64 data: URL.", param=param)
+    mime_type = head[len("data:") : -len(";base64")]
+    return Attachment(media=media, param=param, base64=data, name=name, mime_type=mime_type)

@@ -1,0 +1,167 @@
+"""What POST /v1/chat/completions takes and gives, as far as we read and write it."""
+
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct
+
+from opendify.dialogue import Ids
+from opendify.errors import InvalidRequest
+from opendify.openai.bodies import decoder
+
+MAX_MESSAGES: Final = 5000
+MAX_STOPS: Final = 16
+
+
+class ImageUrl(Struct):
+    """`image_url` of an image part: an http(s) address or a data: URL."""
+
+    url: str
+
+
+class InputAudio(Struct):
+    """Base64 audio; `format` is wav or mp3 in OpenAI's own API, here any that the app takes."""
+
+    data: str
+    format: str = "wav"
+
+
+class FileData(Struct):
+    """`file` of a file part: base64, bare or as a data: URL."""
+
+    file_data: str | None = None
+    filename: str | None = None
+    file_id: str | None = None
+
+
+class TextPart(Struct, tag_field="type", tag="text"):
+    """Text."""
+
+    text: str
+
+
+class ImagePart(Struct, tag_field="type", tag="image_url"):
+    """A picture."""
+
+    image_url: ImageUrl | str
+
+
+class AudioPart(Struct, tag_field="type", tag="input_audio"):
+    """A sound."""
+
+    input_audio: InputAudio
+
+
+class FilePart(Struct, tag_field="type", tag="file"):
+    """A document."""
+
+    file: FileData
+
+
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    """What the assistant said instead of an answer."""
+
+    refusal: str
+
+
+Part = TextPart | ImagePart | AudioPart | FilePart | RefusalPart
+
+
+class FunctionCall(Struct):
+    """The function of a tool call."""
+
+    name: str = ""
+    arguments: str = ""
+
+
+class ToolCall(Struct):
+    """A call that an earlier answer asked for."""
+
+    id: str = ""
+    function: FunctionCall | None = None
+
+
+class Message(Struct):
+    """One message of the request."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(Struct):
+    """What a streamed answer carries besides its text."""
+
+    include_usage: bool | None = False
+
+
+class ChatRequest(Struct):
+    """The body. Fields that are not declared are accepted and have no effect: the Dify app owns them."""
+
+    model: str
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    stop: str | list[str] | None = None
+    user: str | dict[str, Any] | int | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    metadata: dict[str, Any] | None = None
+    inputs: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be honoured. Raises InvalidRequest."""
+        if self.n not in {None, 1}:
+            raise InvalidRequest("A Dify app gives one answer at a time: n must be 1.", param="n")
+        if self.logprobs:
+            raise InvalidRequest("Dify reports no log probabilities.", param="logprobs")
+        if len(self.stops()) > MAX_STOPS or not all(self.stops()):
+            raise InvalidRequest(f"stop takes up to {MAX_STOPS} texts, none of them empty.", param="stop")
+
+    def stops(self) -> list[str]:
+        """The texts that end the answer."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+decode_request = decoder(ChatRequest)
+
+
+# -- the answer
+
+
+class UsageOut(Struct):
+    """`usage` of a completion."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class MessageOut(Struct):
+    """The assistant's message of a folded answer."""
+
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class Choice(Struct):
+    """The one choice."""
+
+    message: MessageOut
+    finish_reason: Literal["stop", "length", "content_filter"]
+    index: int = 0
+    logprobs: None = None
+
+
+class Completion(Struct):
+    """A folded answer. `dify` holds Dify's own ids."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: UsageOut
+    dify: Ids
+    object: Literal["chat.completion"] = "chat.completion"
