@@ -29,7 +29,14 @@ def importers_of(*names: str) -> set[str]:
 
 
 def test_the_rooms_are_all_here() -> None:
-    assert {"dialogue.py", "sse.py", "app.py", "openai/chat/__init__.py", "dify/gateway.py", "settings.py"} <= ROOMS.keys()
+    assert {
+        "dialogue.py",
+        "sse.py",
+        "app.py",
+        "openai/chat/__init__.py",
+        "dify/gateway.py",
+        "settings.py",
+    } <= ROOMS.keys()
 
 
 @pytest.mark.parametrize("room", ["dialogue.py", "sse.py"])

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import httpx
 import pytest
 from conftest import CLIENT_KEY, MODELS, Serve, Served, eventually, frames, text_of
 
+from opendify.app import create_app
 from opendify.demo.serve import running
 from opendify.demo.server import StandIn
+from opendify.settings import only
 
 MODES = sorted(MODELS)
 
@@ -34,9 +36,9 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(served: Served, body: dict[str, Any]) -> AsyncIterator[Caller]:
+async def calling(base: str, body: dict[str, Any]) -> AsyncIterator[Caller]:
     """A client that has sent a chat request and reads nothing."""
-    url = httpx.URL(served.url)
+    url = httpx.URL(base)
     _, writer = await asyncio.open_connection(url.host, url.port)
     caller = Caller(writer)
     data = json.dumps(body).encode()
@@ -56,7 +58,7 @@ def body(content: str, mode: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("mode", MODES)
 async def test_after_the_first_token(served: Served, mode: str, stream: bool) -> None:
-    async with calling(served, body("SLOW 100 50", mode, stream=stream)):
+    async with calling(served.url, body("SLOW 100 50", mode, stream=stream)):
         await eventually(lambda: served.dify.open_streams == 1)
         await asyncio.sleep(0.2)
     await eventually(lambda: served.dify.open_streams == 0)
@@ -71,7 +73,7 @@ async def test_after_the_first_token(served: Served, mode: str, stream: bool) ->
 @pytest.mark.parametrize("mode", ["chat", "advanced-chat"])
 async def test_before_the_first_token(serve: Serve, mode: str, stream: bool) -> None:
     served = await serve(first_packet_seconds=0.1)
-    async with calling(served, body("HANG 1 SLOW 100 50", mode, stream=stream)):
+    async with calling(served.url, body("HANG 1 SLOW 100 50", mode, stream=stream)):
         await eventually(lambda: served.dify.open_streams == 1)
     await eventually(lambda: served.dify.open_streams == 0)
     assert [stop.user for stop in served.dify.stops] == ["tester:ann"]
@@ -83,7 +85,7 @@ async def test_before_anything_was_sent(serve: Serve) -> None:
         base = f"http://127.0.0.1:{silent.getsockname()[1]}"
         served = await serve(dify_api_base=base, dify_api_keys="app-x", timeout=1)
         exchange = served.app.state.exchange
-        async with calling(served, body("hi", "chat")):
+        async with calling(served.url, body("hi", "chat")):
             await eventually(lambda: len(exchange._tasks) == 1)
         await eventually(lambda: not exchange._tasks)
 
@@ -92,7 +94,7 @@ async def test_before_anything_was_sent(serve: Serve) -> None:
 async def test_a_run_that_never_names_itself(serve: Serve) -> None:
     """Without a task id there is nothing to stop: the connection is closed after the time for it."""
     served = await serve(first_packet_seconds=0.1)
-    async with calling(served, body("FAULT:noheaders", "chat", stream=True)):
+    async with calling(served.url, body("FAULT:noheaders", "chat", stream=True)):
         await eventually(lambda: len(served.runs()) == 1)
     exchange = served.app.state.exchange
     await eventually(lambda: not exchange._tasks)
@@ -116,7 +118,7 @@ async def test_a_client_that_does_not_read(serve: Serve) -> None:
     """A full socket holds the run back, and the run's time limit still ends it."""
     served = await serve(max_run_seconds=1, dify={"ping_seconds": 0.2})
     exchange = served.app.state.exchange
-    async with calling(served, body("LONG 200000", "chat", stream=True)):
+    async with calling(served.url, body("LONG 200000", "chat", stream=True)):
         await eventually(lambda: len(served.runs()) == 1)
         assert exchange._answers
         await eventually(lambda: not exchange._answers, seconds=9)
@@ -130,6 +132,30 @@ async def test_a_finished_run_is_not_stopped(served: Served) -> None:
     await eventually(lambda: served.dify.open_streams == 0)
     assert not served.dify.stops
     assert served.dify.disconnects == 0
+
+
+@pytest.mark.usefixtures("short_goodbyes")
+async def test_a_cut_answer_ends_though_dify_does_not(served: Served) -> None:
+    """The text ends at the stop sequence; that the run never ends by itself is nobody's wait."""
+    chunks = await served.stream("LONG 3 FAULT:silence", stop="0")
+    assert (text_of(chunks), chunks[-1]) == ("w", {"done": True})
+    folded = (await served.ask("LONG 3 FAULT:silence", stop="0")).json()["choices"][0]
+    assert (folded["message"]["content"], folded["finish_reason"]) == ("w", "stop")
+
+
+async def test_a_forced_end_leaves_nothing_behind() -> None:
+    """Requests that the server cancels, before and after their first byte, end their runs too."""
+    dify = StandIn()
+    async with running(dify) as dify_url, AsyncExitStack() as stack:
+        values = {"valid_api_keys": CLIENT_KEY, "dify_api_keys": "app-demo-chat", "dify_api_base": dify_url}
+        app = create_app(only(**values, drain_seconds=0))
+        async with running(app) as url:
+            for words in ("FAULT:noheaders", "SLOW 100 50"):
+                await stack.enter_async_context(calling(url, body(words, "chat", stream=True)))
+            await eventually(lambda: sum(request.path == "/v1/chat-messages" for request in dify.requests) == 2)
+            await asyncio.sleep(0.1)
+        assert len(dify.stops) == 1  # the other one never had a name
+        await eventually(lambda: dify.open_streams == 0)
 
 
 async def test_nothing_waits_for_the_tail(served: Served) -> None:

@@ -1,0 +1,230 @@
+"""The story of one answer, with a gateway whose every word is scripted."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from conftest import eventually
+
+from opendify.auth import Caller
+from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Turn
+from opendify.dify.apps import Access, App
+from opendify.errors import BrokenUpstream, Busy, ClientGone, OpenDifyError, Refused, Unreachable
+from opendify.exchange import Answer, Exchange
+from opendify.limits import Limits
+from opendify.memory import NoMemory
+from opendify.settings import AppConfig, Mode
+
+ENVELOPE = {"task_id": "task-1", "message_id": "m-1", "conversation_id": "c-1"}
+Step = bytes | float | Exception
+
+
+def frame(event: str, **fields: Any) -> bytes:
+    """One event as Dify sends it."""
+    return f"data: {json.dumps({'event': event, **ENVELOPE, **fields})}\n\n".encode()
+
+
+SAY = frame("message", answer="Hello")
+END = frame("message_end", metadata={})
+FLOW_OVER = frame("workflow_finished", data={"status": "succeeded", "total_tokens": 7})
+
+
+class Script:
+    """A gateway that sends these bytes, waits these seconds, raises these errors."""
+
+    def __init__(self, *steps: Step, stopping: Exception | None = None) -> None:
+        self.steps = steps
+        self.stopping = stopping
+        self.stops: list[tuple[str, str]] = []
+        self.closed = 0
+
+    @asynccontextmanager
+    async def run(self, access: Access, path: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+        if self.steps and isinstance(self.steps[0], Refused):
+            raise self.steps[0]
+        try:
+            yield self._stream()
+        finally:
+            self.closed += 1
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        for step in self.steps:
+            match step:
+                case bytes():
+                    await asyncio.sleep(0)
+                    yield step
+                case float():
+                    await asyncio.sleep(step)
+                case Exception():
+                    raise step
+
+    async def stop(self, app: App, task_id: str, user: str) -> None:
+        self.stops.append((task_id, user))
+        if self.stopping:
+            raise self.stopping
+
+
+class OneApp:
+    """A catalogue of one app."""
+
+    def __init__(self, mode: Mode) -> None:
+        config = AppConfig(key="app-x", base="http://dify/v1")  # type: ignore[arg-type]
+        access = Access("http://dify/v1", "app-x")
+        self.app = App(
+            access=access, name="App", mode=mode, inputs=(), files=None, size_limits={}, moderated=False, config=config
+        )
+        self.changes = 0
+
+    async def find(self, model: str, allowed: Any) -> App:
+        return self.app
+
+    async def changed(self, app: App) -> None:
+        self.changes += 1
+
+
+class Told:
+    """An answer read to its end by a task of its own, as a client's would be."""
+
+    def __init__(self, gateway: Script, mode: Mode = "chat", limits: Limits | None = None) -> None:
+        self.gateway = gateway
+        self.catalog = OneApp(mode)
+        self.exchange = Exchange(gateway, self.catalog, NoMemory(), limits or Limits())  # type: ignore[arg-type]
+        prompt = Prompt(model="App", turns=(Turn(role="user", text="hi"),), user="ann")
+        self.answer: Answer = self.exchange.answer(prompt, Caller("team"))
+        self.events: list[Event] = []
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for events in self.answer.events():
+            self.events += events
+
+    async def outcome(self) -> OpenDifyError | None:
+        """How it ended, once it has."""
+        await asyncio.wait((self.reading,))
+        return self.answer.outcome.result() if self.answer.outcome.done() else None
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+
+pytestmark = pytest.mark.usefixtures("short_goodbyes")
+
+
+async def test_a_good_answer() -> None:
+    told = Told(Script(SAY, SAY, END))
+    assert await told.outcome() is None
+    assert [type(event) for event in told.events] == [Started, TextDelta, TextDelta, Finished]
+    assert (told.gateway.stops, told.gateway.closed) == ([], 1)
+    assert not told.exchange._answers
+
+
+ENDS: list[tuple[Mode, Sequence[Step], str, str]] = [
+    ("chat", (SAY,), "Hello", "Dify ended the answer in the middle."),
+    ("chat", (SAY, BrokenUpstream("cut")), "Hello", "cut"),
+    ("chat", (SAY + b"data: {broken\n\n",), "Hello", "Dify sent something that is not its protocol."),
+    ("chat", (SAY, b"data: " + b"x" * 5_000_000), "Hello", "Dify sent something that is not its protocol."),
+    (
+        "chat",
+        (SAY, frame("message", answer="x" * 200)),
+        "Hello" + "x" * 200,
+        "The answer is longer than 100 characters.",
+    ),
+    ("chat", (SAY, RuntimeError("a bug")), "Hello", "Something went wrong here; the server's log has the details."),
+]
+
+
+@pytest.mark.parametrize(("mode", "steps", "text", "message"), ENDS)
+async def test_ends_that_leave_the_run_alive_stop_it(
+    mode: Mode, steps: Sequence[Step], text: str, message: str
+) -> None:
+    told = Told(Script(*steps), mode, Limits(answer_chars=100))
+    error = await told.outcome()
+    assert error
+    assert error.message == message
+    assert text.startswith(told.text)
+    assert told.text.startswith("Hello")
+    await eventually(lambda: told.gateway.stops == [("task-1", "team:ann")])
+    assert told.gateway.closed == 1
+
+
+async def test_a_failure_of_dify_is_no_run_to_stop() -> None:
+    told = Told(Script(SAY + frame("error", code="completion_request_error", message="no", status=400)))
+    error = await told.outcome()
+    assert error
+    assert (told.text, error.code, error.should_retry) == ("Hello", "completion_request_error", False)
+    assert not told.gateway.stops
+
+
+@pytest.mark.parametrize("late", [b"event: ping\n\n", b""])
+async def test_a_chatflow_that_never_says_message_end(late: bytes) -> None:
+    """1.13.0 loses it; the stream may go on with pings for minutes."""
+    pings: list[Step] = [0.1, late] * 20 if late else []
+    told = Told(Script(SAY, FLOW_OVER, *pings, 30.0), "advanced-chat")
+    assert await told.outcome() is None
+    assert isinstance(told.events[-1], Finished)
+    assert told.events[-1].usage.total_tokens == 7
+    assert not told.gateway.stops
+
+
+async def test_message_end_after_the_flow() -> None:
+    told = Told(Script(SAY, FLOW_OVER, 0.1, END), "advanced-chat")
+    assert await told.outcome() is None
+    assert [type(event) for event in told.events] == [Started, TextDelta, Finished]
+
+
+async def test_leaving_stops_once_and_reads_on() -> None:
+    told = Told(Script(SAY, 0.2, SAY, END))
+    await eventually(lambda: told.text == "Hello")
+    for _ in range(3):
+        told.answer.leave(ClientGone("gone"))
+    outcome = await told.outcome()
+    assert isinstance(outcome, ClientGone)
+    assert told.gateway.stops == [("task-1", "team:ann")]
+    assert isinstance(told.events[-1], Finished)  # read to its end
+
+
+@pytest.mark.parametrize("problem", [Unreachable("down"), Refused("no", code="bad_request", status=400)])
+async def test_a_stop_that_fails_is_told_to_the_log_alone(problem: Exception) -> None:
+    told = Told(Script(SAY, 30.0, stopping=problem))
+    await eventually(lambda: told.text == "Hello")
+    told.answer.leave(ClientGone("gone"))
+    assert isinstance(await told.outcome(), ClientGone)
+    assert told.gateway.closed == 1
+
+
+async def test_leaving_before_the_first_step() -> None:
+    told = Told(Script(SAY, END))
+    told.answer.leave(ClientGone("gone"))
+    assert isinstance(await told.outcome(), ClientGone)
+    assert (told.events, told.gateway.closed) == ([], 0)
+
+
+async def test_draining_tells_those_who_are_not_done() -> None:
+    told = Told(Script(SAY, 30.0))
+    await eventually(lambda: told.text == "Hello")
+    await told.exchange.drain(0)
+    assert isinstance(await told.outcome(), Busy)
+    with pytest.raises(Busy):
+        told.exchange.answer(Prompt(model="App", turns=()), Caller("team"))
+
+
+@pytest.mark.parametrize(("code", "changes"), [("not_chat_app", 1), ("app_unavailable", 1), ("not_found", 0)])
+async def test_codes_that_say_the_app_has_changed(code: str, changes: int) -> None:
+    told = Told(Script(Refused("no", code=code, status=400)))
+    assert isinstance(await told.outcome(), Refused)
+    assert told.catalog.changes == changes
+
+
+async def test_the_clock() -> None:
+    told = Told(Script(SAY, 30.0), limits=Limits(silence=0.2, run=60))
+    await eventually(lambda: told.text == "Hello")
+    assert 0 < told.answer.check_limits() <= 0.2
+    await eventually(lambda: told.answer.check_limits() == 0.0)
+    error = await told.outcome()
+    assert error
+    assert (error.status, error.message) == (504, "Dify was silent for 0.2 seconds.")
