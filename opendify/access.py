@@ -64,5 +64,5 @@ def _about(answer: Answer, began: float) -> dict[str, Any]:
         "first_token_seconds": None if first is None else round(first - began, 3),
         "prompt_tokens": usage.prompt_tokens if usage else None,
         "completion_tokens": usage.completion_tokens if usage else None,
-        "finish": outcome.code if outcome else answer.finished.reason if answer.finished else "stop",
+        "finish": outcome.code if outcome else answer.cut or (answer.finished.reason if answer.finished else "stop"),
     }

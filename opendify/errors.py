@@ -7,6 +7,7 @@ OpenDifyError
  |- RequestTooLarge       413
  |- ClientGone            499  nobody is there to be told
  |- Busy                  503  we drain, or every connection to this Dify is in use
+ |- ShutDown              503  the server ended in the middle of the answer
  `- UpstreamError              Dify, or the way to it
      |- Unreachable       503  no connection, so no run can have started
      |- UpstreamTimeout   504  silent for too long
@@ -106,6 +107,17 @@ class Busy(OpenDifyError):
     retry_after = 2
 
 
+class ShutDown(OpenDifyError):
+    """The server ended before the answer did. One that had started is not to be sent again."""
+
+    status: int = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "shut_down"
+
+    def __init__(self, *, started: bool) -> None:
+        super().__init__("The server was shut down before the answer was complete.")
+        self.should_retry = not started
+
+
 class UpstreamError(OpenDifyError):
     """Dify failed, or the way to it."""
 
@@ -187,22 +199,25 @@ def from_failed(failed: Failed) -> Refused:
     return error
 
 
-_TRACEBACK = re.compile(r"Traceback \(most recent call last\):(?:.*\n(?=\S)|.*)", re.DOTALL)
+READ_CHARS = 8000
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):.*\n(?=\S)", re.DOTALL)
 _NOISE = re.compile(
     r" ?You have requested this URI \[.*"  # Flask's guesses at a route
-    r"|\n? *For further information visit \S+"  # pydantic's link
-    r"|\n? *For more information check: \S+"  # httpx's link
+    r"|For further information visit \S+"  # pydantic's link
+    r"|For more information check: \S+"  # httpx's link
     r"|\breq_id: \w+ "
     r"| ?\(agent_run_id=[\w-]+\)",
     re.DOTALL,
 )
-_ADDRESS = re.compile(r"\bhttps?://[^\s'\"<>]+|\bplugin/[\w/-]+")
-_KEY = re.compile(r"\b(?:app|dataset|sk)-[\w-]{6,}")
+_KEY = re.compile(r"\b(?:app|dataset|sk|gsk|pk)[-_][\w-]{6,}|\bBearer \S+")
+_ADDRESS = re.compile(
+    r"\bhttps?://[^\s'\"<>]+|\bplugin/[\w/-]+|\bhost='[^']*'|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\bFile \"[^\"]*\""
+)
 
 
 def clean(message: str) -> str:
     """Dify's error text without tracebacks, internal addresses and keys, cut to a readable length."""
-    text = _TRACEBACK.sub("", message)
+    text = _TRACEBACK.sub("", message[:READ_CHARS])
     text = _NOISE.sub("", text)
     text = _ADDRESS.sub("(address)", text)
     text = _KEY.sub("(key)", text).strip()

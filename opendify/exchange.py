@@ -14,7 +14,7 @@ import structlog
 
 from opendify import sse
 from opendify.auth import Caller
-from opendify.dialogue import Event, Failed, Finished, Ids, Prompt, Started, TextDelta
+from opendify.dialogue import Event, Failed, Finished, FinishReason, Ids, Prompt, Started, TextDelta
 from opendify.dify.apps import App
 from opendify.dify.catalog import Catalog
 from opendify.dify.events import Malformed
@@ -25,8 +25,10 @@ from opendify.dify.requests import RunPlan, build
 from opendify.errors import (
     BrokenUpstream,
     Busy,
+    ClientGone,
     OpenDifyError,
     Refused,
+    ShutDown,
     UpstreamTimeout,
     from_exception,
     from_failed,
@@ -37,8 +39,6 @@ from opendify.users import end_user
 
 # How long a stopped run is still read, and how long a chatflow's message_end may lag behind its workflow_finished.
 LEAVE_SECONDS = 3.0
-# How often the clock is looked at before the run is sent: what comes before has limits of its own.
-POLL_SECONDS = 0.1
 # Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
 APP_CHANGED = {
     "not_chat_app",
@@ -92,7 +92,7 @@ class Exchange:
         self.draining = True
         await self._wait(seconds)
         for answer in list(self._answers):
-            answer.leave(Busy("The server was shut down before the answer was complete."))
+            answer.leave(ShutDown(started=answer.sent.done()))
         await self._wait(LEAVE_SECONDS + 1)
 
     async def _wait(self, seconds: float) -> None:
@@ -101,9 +101,10 @@ class Exchange:
 
 
 class Answer:
-    """One answer under way. Iterate it once, in one task; everything else may be called from any other.
+    """One answer under way. Iterate its events once, in one task; everything else may be called from any other.
 
-    `outcome` is resolved once nothing more is to be told: with None after the last event, else with the failure.
+    `sent` is resolved when the run is sent to Dify. `outcome` is resolved once nothing more is to be told: with None
+    after the last event, else with the failure. The time limits are minded here for as long as the run is read.
     """
 
     def __init__(self, exchange: Exchange, prompt: Prompt, caller: Caller) -> None:
@@ -116,11 +117,14 @@ class Answer:
         self.app: App | None = None
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
+        self.cut: FinishReason | None = None
+        self.sent: asyncio.Future[None] = self._loop.create_future()
         self.outcome: asyncio.Future[OpenDifyError | None] = self._loop.create_future()
+        self._identified: asyncio.Future[None] = self._loop.create_future()
         self._reader: Reader | None = None
         self._reading: asyncio.Task[Any] | None = None
-        self._identified: asyncio.Future[None] = self._loop.create_future()
-        self.sent_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent_at = 0.0
         self._waiting_since: float | None = None
         self._left = False
 
@@ -129,65 +133,71 @@ class Answer:
         """Dify's names for this answer, as far as they are known."""
         return self._reader.ids if self._reader else Ids()
 
-    # -- ends: any task
-
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that may outlive the request."""
         self._exchange.spawn(work)
 
+    # -- ends: any task
+
     def complete(self) -> None:
         """The client has everything."""
-        if not self.outcome.done():
-            self.outcome.set_result(None)
+        _resolve(self.outcome, None)
+
+    def enough(self, reason: FinishReason) -> None:
+        """The client has all the text it gets: what becomes of the run is no failure of the answer any more."""
+        self.cut = reason
+        self._stop()
 
     def leave(self, error: OpenDifyError) -> None:
         """Nobody waits for the rest, because of `error`: end the answer with it, and the run at Dify."""
         self._fail(error)
-        self.stop()
+        self._stop()
 
-    def stop(self) -> None:
+    def _fail(self, error: OpenDifyError) -> None:
+        if self.cut is None or isinstance(error, ClientGone):
+            _resolve(self.outcome, error)
+
+    def _stop(self) -> None:
         """Stop the run at Dify, once, and read on for a moment. Before it was sent, just do not send it."""
         if self._left or (self._reader and self._reader.done):
             return
         self._left = True
-        if self.sent_at is not None:
+        if self.sent.done():
             self._exchange.spawn(self._depart())
         elif self._reading:
             self._reading.cancel()
 
-    def check_limits(self) -> float:
-        """End the answer if a time limit has passed; return the seconds until the next one can."""
+    async def _depart(self) -> None:
+        """Call Dify's stop as soon as the run can be named, then give the stream time to end by itself."""
+        until = self._loop.time() + LEAVE_SECONDS
+        try:
+            await asyncio.wait((self._identified,), timeout=LEAVE_SECONDS)
+            if self.app and self.ids.task_id:
+                async with asyncio.timeout_at(until):
+                    await self._exchange.gateway.stop(self.app, self.ids.task_id, self.user)
+        except (OpenDifyError, TimeoutError) as error:
+            log.warning("stop_failed", app=self.app and self.app.name, problem=repr(error))
+        finally:
+            if self._reading:
+                await asyncio.wait((self._reading,), timeout=max(until - self._loop.time(), 0))
+                self._reading.cancel()
+
+    # -- the clock: one timer per answer, set anew when it fires and not when something is read
+
+    def _mind_the_time(self) -> None:
+        """End the answer if a time limit has passed, else look again when the next one can."""
         limits, now = self.limits, self._loop.time()
-        if self.sent_at is None:
-            return POLL_SECONDS
-        due = [(self.sent_at + limits.run, f"The run took longer than {limits.run:g} seconds.")]
+        due = [(self._sent_at + limits.run, f"The run took longer than {limits.run:g} seconds.")]
         if not self._identified.done():
             message = f"The run did not begin within {limits.first_event:g} seconds."
-            due.append((self.sent_at + limits.first_event, message))
+            due.append((self._sent_at + limits.first_event, message))
         silent_since = now if self._waiting_since is None else self._waiting_since
         due.append((silent_since + limits.silence, f"Dify was silent for {limits.silence:g} seconds."))
         moment, message = min(due)
         if moment <= now:
             self.leave(UpstreamTimeout(message))
-        return max(moment - now, 0.0)
-
-    def _fail(self, error: OpenDifyError) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(error)
-
-    async def _depart(self) -> None:
-        """Call Dify's stop as soon as the run can be named, then give the stream time to end by itself."""
-        until = self._loop.time() + LEAVE_SECONDS
-        await asyncio.wait((self._identified,), timeout=LEAVE_SECONDS)
-        if self.app and self.ids.task_id:
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._exchange.gateway.stop(self.app, self.ids.task_id, self.user)
-            except (OpenDifyError, TimeoutError) as error:
-                log.warning("stop_failed", app=self.app.name, task_id=self.ids.task_id, problem=repr(error))
-        if self._reading:
-            await asyncio.wait((self._reading,), timeout=max(until - self._loop.time(), 0))
-            self._reading.cancel()
+        else:
+            self._timer = self._loop.call_at(moment, self._mind_the_time)
 
     # -- reading: one task
 
@@ -210,7 +220,9 @@ class Answer:
             self.leave(from_exception(error))
         finally:
             self._exchange.ended(self)
-            self._identify()
+            _resolve(self._identified, None)
+            if self._timer:
+                self._timer.cancel()
 
     async def _converse(self) -> AsyncGenerator[Sequence[Event], None]:
         exchange, prompt = self._exchange, self._prompt
@@ -218,19 +230,24 @@ class Answer:
         self.limits = exchange.limits.of(app)
         plan = build(prompt, app, self.limits.files)
         conversation_id = await exchange.memory.recall(prompt, app, self._caller) if app.converses else None
-        body = plan.body(self.user, await self._upload(plan), conversation_id)
-        self._reader = Reader(app.mode, origin=app.access.origin, output=app.config.output, moderated=app.moderated)
-        self.sent_at = self._waiting_since = self._loop.time()
         try:
-            async with exchange.gateway.run(app.access, plan.path, body) as stream:
+            body = plan.body(self.user, await self._upload(plan), conversation_id)
+            self._reader = Reader(app.mode, origin=app.access.origin, output=app.config.output, moderated=app.moderated)
+            self._begin()
+            async with exchange.gateway.run(app.access, plan.path, body, wanted=lambda: not self._left) as stream:
                 async with aclosing(self._read_run(stream, self._reader)) as batches:
                     async for events in batches:
                         yield events
                 await _exhaust(stream)
         except Refused as error:
-            if error.upstream_code in APP_CHANGED:
+            if error.upstream_code in APP_CHANGED and error.code != "rate_limit_exceeded":
                 await exchange.catalog.changed(app)
             raise
+
+    def _begin(self) -> None:
+        self._sent_at = self._waiting_since = self._loop.time()
+        _resolve(self.sent, None)
+        self._mind_the_time()
 
     async def _upload(self, plan: RunPlan) -> list[str | None]:
         """The ids of the files that are sent to Dify first, all at once; None for those sent as links."""
@@ -261,7 +278,7 @@ class Answer:
                     self.leave(failure)
                     return
         if not reader.done and not reader.closing:
-            self.stop()  # the stream ended, the run perhaps did not
+            self._stop()  # the stream ended, the run perhaps did not
         events, failure = self._told(reader.close())
         if events:
             yield events
@@ -293,7 +310,7 @@ class Answer:
             return self._told(events)[0], BrokenUpstream("Dify sent something that is not its protocol.")
         finally:
             if reader.ids.task_id:
-                self._identify()
+                _resolve(self._identified, None)
         if reader.spoken > self.limits.answer_chars:
             return (), BrokenUpstream(f"The answer is longer than {self.limits.answer_chars} characters.")
         return self._told(events)
@@ -311,9 +328,11 @@ class Answer:
                 self.finished = finished
         return events, None
 
-    def _identify(self) -> None:
-        if not self._identified.done():
-            self._identified.set_result(None)
+
+def _resolve(future: asyncio.Future[Any], value: object) -> None:
+    """The first to resolve it does."""
+    if not future.done():
+        future.set_result(value)
 
 
 async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:

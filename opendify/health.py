@@ -51,7 +51,7 @@ class HealthController(Controller):
         """Whether requests make sense now: 200, else 503."""
         entries = await catalog.entries()
         bases = {entry.access.base for entry in entries}
-        answers = await asyncio.gather(*(exchange.gateway.answers(base) for base in bases))
+        answers = await asyncio.gather(*(exchange.gateway.reaches(base) for base in bases))
         reachable = dict(zip(bases, answers, strict=True))
         apps = [_health(entry, reachable=reachable[entry.access.base]) for entry in entries]
         ready = not exchange.draining and any(app.ready for app in apps)
@@ -60,6 +60,7 @@ class HealthController(Controller):
 
 
 def _health(entry: Entry, *, reachable: bool) -> AppHealth:
-    problem = entry.problem.code if entry.problem else None if reachable else "upstream_unreachable"
+    """An app with an old description is ready as long as its Dify can be reached."""
+    problem = "upstream_unreachable" if not reachable else entry.problem.code if entry.problem else None
     mode = entry.app.mode if entry.app else None
-    return AppHealth(entry.label, mode, entry.app is not None and problem is None, problem)
+    return AppHealth(entry.label, mode, reachable and entry.app is not None, problem)

@@ -69,7 +69,7 @@ class _Part(BaseModel):
 class ClientKey(_Part):
     """A key that clients present. `models` limits it to some models, by name."""
 
-    name: str = ""
+    name: str = Field("", pattern=r"^[\w.@-]*$")
     key: SecretStr = Field(min_length=1)
     models: tuple[str, ...] | None = None
 
@@ -187,9 +187,7 @@ class Settings(BaseSettings):
     max_body_mb: Count = Field(50, description="largest request body, megabytes")
     max_answer_mb: Count = Field(16, description="largest answer, megabytes of text")
     max_files: Annotated[int, Field(ge=0)] = Field(20, description="most files in one request")
-    max_connections: Count = Field(
-        1000, description="most simultaneous requests to one Dify; more are refused with 503"
-    )
+    max_connections: Count = Field(1000, description="most simultaneous runs of one Dify; more are refused with 503")
     http2: bool = Field(True, description="speak HTTP/2 with an https Dify that offers it")
     default_model: str = Field("", description="the model for requests that name an unknown one; empty: they get a 404")
     cors_origins: Words = Field(
@@ -249,6 +247,12 @@ class Settings(BaseSettings):
                 "VALID_API_KEYS is not set: list the keys that clients may present, comma-separated, "
                 "for example VALID_API_KEYS=team:sk-choose-a-long-one (or set AUTH=off to serve everyone)."
             )
+        _refuse_doubles("VALID_API_KEYS", [key.key for key in self.client_keys])
+        _refuse_doubles("DIFY_API_KEYS", [app.key for app in self.dify_api_keys])
+        _refuse_doubles(f"{CONFIG_FILE} [[apps]]", [app.key for app in self.apps])
+        names = [key.name for key in self.client_keys if key.name]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise SettingsError(f"VALID_API_KEYS gives the name {twice!r} to two keys: their users would be the same.")
         if not self.all_apps:
             raise SettingsError(
                 "DIFY_API_KEYS is not set: list the API keys of your Dify apps, comma-separated, "
@@ -277,6 +281,12 @@ class Settings(BaseSettings):
             base = known.base or self.dify_api_base
             merged.setdefault(secret, known.model_copy(update={"name": name, "base": base}))
         return tuple(merged.values())
+
+
+def _refuse_doubles(name: str, keys: list[SecretStr]) -> None:
+    secrets = [key.get_secret_value() for key in keys]
+    if twice := next((secret for secret in secrets if secrets.count(secret) > 1), None):
+        raise SettingsError(f"{name} lists the key {hint_of(twice)!r} twice: each stands there once.")
 
 
 class _Isolated(Settings):

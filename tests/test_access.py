@@ -117,7 +117,7 @@ def answer(outcome: OpenDifyError | None = None, *, over: bool = True, **about: 
     if over:
         future.set_result(outcome)
     app = SimpleNamespace(name="my flow", mode="workflow")
-    about = {"app": app, "finished": None, "first_text_at": None} | about
+    about = {"app": app, "finished": None, "first_text_at": None, "cut": None} | about
     return SimpleNamespace(outcome=future, user="ann", ids="secret", **about)
 
 

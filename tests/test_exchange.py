@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from conftest import eventually
+from pydantic import SecretStr
 
 from opendify.auth import Caller
 from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Turn
 from opendify.dify.apps import Access, App
-from opendify.errors import BrokenUpstream, Busy, ClientGone, OpenDifyError, Refused, Unreachable
+from opendify.errors import BrokenUpstream, Busy, ClientGone, OpenDifyError, Refused, ShutDown, Unreachable
 from opendify.exchange import Answer, Exchange
 from opendify.limits import Limits
 from opendify.memory import NoMemory
@@ -42,7 +43,7 @@ class Script:
         self.closed = 0
 
     @asynccontextmanager
-    async def run(self, access: Access, path: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def run(self, access: Access, path: str, body: bytes, **_: Any) -> AsyncIterator[AsyncIterator[bytes]]:
         if self.steps and isinstance(self.steps[0], Refused):
             raise self.steps[0]
         try:
@@ -71,7 +72,7 @@ class OneApp:
     """A catalogue of one app."""
 
     def __init__(self, mode: Mode) -> None:
-        config = AppConfig(key="app-x", base="http://dify/v1")  # type: ignore[arg-type]
+        config = AppConfig(key=SecretStr("app-x"), base="http://dify/v1")
         access = Access("http://dify/v1", "app-x")
         self.app = App(
             access=access, name="App", mode=mode, inputs=(), files=None, size_limits={}, moderated=False, config=config
@@ -208,7 +209,9 @@ async def test_draining_tells_those_who_are_not_done() -> None:
     told = Told(Script(SAY, 30.0))
     await eventually(lambda: told.text == "Hello")
     await told.exchange.drain(0)
-    assert isinstance(await told.outcome(), Busy)
+    outcome = await told.outcome()
+    assert isinstance(outcome, ShutDown)
+    assert outcome.should_retry is False
     with pytest.raises(Busy):
         told.exchange.answer(Prompt(model="App", turns=()), Caller("team"))
 
@@ -221,10 +224,17 @@ async def test_codes_that_say_the_app_has_changed(code: str, changes: int) -> No
 
 
 async def test_the_clock() -> None:
-    told = Told(Script(SAY, 30.0), limits=Limits(silence=0.2, run=60))
-    await eventually(lambda: told.text == "Hello")
-    assert 0 < told.answer.check_limits() <= 0.2
-    await eventually(lambda: told.answer.check_limits() == 0.0)
+    told = Told(Script(SAY, 0.1, SAY, 30.0), limits=Limits(silence=0.3, run=60))
     error = await told.outcome()
     assert error
-    assert (error.status, error.message) == (504, "Dify was silent for 0.2 seconds.")
+    assert (error.status, error.message) == (504, "Dify was silent for 0.3 seconds.")
+    assert told.text == "HelloHello"
+    assert told.gateway.stops == [("task-1", "team:ann")]
+
+
+async def test_what_was_cut_cannot_fail() -> None:
+    told = Told(Script(SAY, 0.1, frame("error", code="completion_request_error", message="no", status=400)))
+    await eventually(lambda: told.text == "Hello")
+    told.answer.enough("stop")
+    assert await told.outcome() is None
+    assert not told.answer.outcome.done()  # whoever cut it completes it

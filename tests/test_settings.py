@@ -311,12 +311,46 @@ def test_client_keys(line: str, expected: list[tuple[str, str]], monkeypatch: py
         (f"team/helper:latest={APP_KEY}", [("team/helper:latest", APP_KEY)]),
         (f"a=b=c={APP_KEY}", [("a=b=c", APP_KEY)]),
         (f"={APP_KEY}", [(None, APP_KEY)]),
-        (f"one={APP_KEY},two={APP_KEY}", [("one", APP_KEY)]),
     ],
 )
 def test_app_keys(line: str, expected: list[tuple[str | None, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFY_API_KEYS", line)
     assert [(app.name, app.key.get_secret_value()) for app in load().all_apps] == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DIFY_API_KEYS", f"one={APP_KEY},two={APP_KEY}"),
+        ("VALID_API_KEYS", "sk-0123456789abcdef,team:sk-0123456789abcdef"),
+        ("VALID_API_KEYS", "team:sk-1,team:sk-2"),
+    ],
+)
+def test_nothing_is_listed_twice(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    sentence = problem()
+    assert sentence.startswith(variable)
+    assert "twice" in sentence or "two keys" in sentence
+    assert "sk-0123456789abcdef" not in sentence
+    assert APP_KEY not in sentence
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("DIFY_API_KEYS", f"one={APP_KEY},two={APP_KEY}", "DIFY_API_KEYS lists the key 'app-Abc...' twice"),
+        ("VALID_API_KEYS", f"one:{CLIENT_KEY},two:{CLIENT_KEY}", "VALID_API_KEYS lists the key 'sk-clie...' twice"),
+        ("VALID_API_KEYS", "one:sk-1,one:sk-2", "VALID_API_KEYS gives the name 'one' to two keys"),
+    ],
+)
+def test_what_is_listed_twice_is_refused(variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    assert problem().startswith(said)
+
+
+def test_an_app_that_the_file_lists_twice_is_refused() -> None:
+    write_toml(f"[[apps]]\nkey = '{OTHER_KEY}'\nname = 'a'\n[[apps]]\nkey = '{OTHER_KEY}'\nname = 'b'")
+    assert problem().startswith("litestar.toml [[apps]] lists the key 'app-Zyx...' twice")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from opendify.settings import AppConfig, Mode, hint_of
 
@@ -23,7 +23,7 @@ class Info(Struct):
 class Switch(Struct):
     """A feature of `/parameters` that is on or off."""
 
-    enabled: bool = False
+    enabled: bool | None = False
 
 
 class FileUpload(Struct):
@@ -40,7 +40,7 @@ class FileUpload(Struct):
 class ImageUpload(Struct):
     """`file_upload.image`, the older form."""
 
-    enabled: bool = False
+    enabled: bool | None = False
     number_limits: int | None = None
     transfer_methods: list[str] | None = None
 
@@ -50,7 +50,7 @@ class Form(Struct):
 
     variable: str | None = None
     required: bool | None = False
-    max_length: int | None = None
+    max_length: int | str | None = None
     options: list[str | int | float] | None = None
     default: Any = None
     allowed_file_types: list[str] | None = None
@@ -61,9 +61,9 @@ class Form(Struct):
 class Parameters(Struct):
     """`GET /parameters`, as far as we read it. Forms are keyed by the name of their control."""
 
-    user_input_form: list[dict[str, Form]] = field(default_factory=list)
+    user_input_form: list[dict[str, Form]] | None = None
     file_upload: FileUpload | None = None
-    system_parameters: dict[str, int | str | None] = field(default_factory=dict)
+    system_parameters: dict[str, Any] | None = None
     sensitive_word_avoidance: Switch | None = None
 
 
@@ -148,6 +148,11 @@ class App(Struct, frozen=True, kw_only=True):
     config: AppConfig
 
     @property
+    def takes_text(self) -> bool:
+        """Whether any input takes text."""
+        return any(declared.takes_text for declared in self.inputs)
+
+    @property
     def converses(self) -> bool:
         """Whether the app has conversations."""
         return self.mode in CHAT_MODES
@@ -163,7 +168,7 @@ def app_of(config: AppConfig, name: str, description: Description) -> App:
         mode=config.mode or description.mode,
         inputs=tuple(_inputs(parameters)),
         files=_upload_rule(parameters.file_upload),
-        size_limits=_size_limits(parameters.system_parameters),
+        size_limits=_size_limits(parameters.system_parameters or {}),
         moderated=bool(moderation and moderation.enabled),
         config=config,
     )
@@ -172,14 +177,14 @@ def app_of(config: AppConfig, name: str, description: Description) -> App:
 def _inputs(parameters: Parameters) -> list[Input]:
     return [
         _input(form.variable, control, form)
-        for entry in parameters.user_input_form
+        for entry in parameters.user_input_form or ()
         for control, form in entry.items()
         if form.variable
     ]
 
 
 def _input(name: str, control: str, form: Form) -> Input:
-    limit = form.max_length if form.max_length and form.max_length > 0 else None
+    limit = int(form.max_length or 0) or None if str(form.max_length).isdecimal() else None
     return Input(
         name=name,
         control=control,
@@ -220,7 +225,7 @@ def _extensions(names: list[str] | None) -> frozenset[str]:
     return frozenset(f".{name.lower().lstrip('.')}" for name in names or ())
 
 
-def _size_limits(system: dict[str, int | str | None]) -> dict[str, int]:
+def _size_limits(system: dict[str, Any]) -> dict[str, int]:
     """The largest upload per kind, in bytes. The value was a string once."""
     limits = {}
     for kind, name in (
@@ -230,8 +235,8 @@ def _size_limits(system: dict[str, int | str | None]) -> dict[str, int]:
         ("document", "file_size_limit"),
         ("custom", "file_size_limit"),
     ):
-        if str(value := system.get(name)).isdecimal():
-            limits[kind] = int(value or 0) * MEGABYTE
+        if (value := str(system.get(name))).isdecimal():
+            limits[kind] = int(value) * MEGABYTE
     return limits
 
 

@@ -4,6 +4,7 @@ import asyncio
 import difflib
 import time
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from typing import Protocol
 
 import structlog
@@ -31,12 +32,16 @@ class Describer(Protocol):
 
 
 class Entry(Struct):
-    """One configured key: its app, once Dify has described it, and what last went wrong."""
+    """One configured key: its app, once Dify has described it, and what last went wrong.
+
+    `known_as` outlives the app: while Dify refuses a key, no other app may be taken for its own.
+    """
 
     config: AppConfig
     access: Access
     description: Description | None = None
     app: App | None = None
+    known_as: str | None = None
     problem: OpenDifyError | None = None
     asked_at: float = 0.0
 
@@ -87,12 +92,10 @@ class Catalog:
 
     async def find(self, model: str, allowed: "Allowed") -> App:
         """The app for a request: the named one, else the default. Raises as `named` does."""
-        try:
-            return await self.named(model, allowed)
-        except ModelNotFound:
-            if not self._default:
-                raise
-        return await self.named(self._default, allowed)
+        apps = [app for app in await self.apps() if allowed(app.name)]
+        if app := _match(apps, model) or _match(apps, self._default):
+            return app
+        raise self._unknown(model, apps, allowed)
 
     async def named(self, model: str, allowed: "Allowed") -> App:
         """The app of a model name: exact, in another case, an alias. Raises ModelNotFound.
@@ -102,14 +105,15 @@ class Catalog:
         apps = [app for app in await self.apps() if allowed(app.name)]
         if app := _match(apps, model):
             return app
-        raise self._unknown(model, [app.name for app in apps])
+        raise self._unknown(model, apps, allowed)
 
     async def changed(self, app: App) -> None:
-        """Dify's answer says that the app is not what we think: describe it again soon."""
+        """Dify's answer says that the app is not what we think: describe it again, but not all the time."""
         entry = self._entries[app.access.id]
         if time.monotonic() - entry.asked_at > RETRY_SECONDS:
-            await self._cache.delete(f"app:{app.access.id}")
-            self._fresh_until = min(self._fresh_until, time.monotonic())
+            entry.asked_at = time.monotonic()
+            await self._cache.delete(f"app:{app.access.id}")  # the entry keeps the description until there is a new one
+            self._refresh()
 
     async def close(self) -> None:
         """Stop asking."""
@@ -130,8 +134,9 @@ class Catalog:
     async def _refresh_one(self, entry: Entry) -> None:
         try:
             entry.description = await self._description(app_id=entry.access.id)
-        except OpenDifyError:
-            entry.description = None
+        except OpenDifyError as error:
+            if not isinstance(error, OUTAGES):
+                entry.description = None
         self._name_apps()
 
     async def _describe(self, app_id: str) -> Description:
@@ -140,17 +145,18 @@ class Catalog:
         entry.asked_at = time.monotonic()
         try:
             description = await self._gateway.describe(entry.access)
-        except OpenDifyError as error:
+        except Exception as failure:  # noqa: BLE001 (one odd app must not hide the others)
+            error = _told(failure)
             if entry.problem is None or entry.problem.code != error.code:
                 log.warning("app_unusable", app=entry.label, code=error.code, reason=error.message)
             entry.problem = error
-            raise
+            raise error from None
         entry.problem = None
         return description
 
     def _name_apps(self) -> None:
         """Unique names: those fixed by the configuration first, then Dify's own, `-2` and so on where they clash."""
-        taken: set[str] = set()
+        taken = {entry.known_as for entry in self._entries.values() if entry.description is None and entry.known_as}
         described = [(entry, entry.description) for entry in self._entries.values()]
         for entry, description in sorted(described, key=lambda pair: pair[0].config.name is None):
             if description is None:
@@ -158,16 +164,18 @@ class Catalog:
                 continue
             name = _unique(entry.config.name or description.name or "dify-app", taken)
             taken.add(name)
+            entry.known_as = name
             entry.app = app_of(entry.config, name, description)
 
-    def _unknown(self, model: str, names: list[str]) -> OpenDifyError:
-        """Not found, unless an app that could not be asked may be the one that is meant."""
+    def _unknown(self, model: str, apps: Sequence[App], allowed: "Allowed") -> OpenDifyError:
+        """Not found, unless an app that could not be asked is the one that is meant, or none could be asked."""
         for entry in self._entries.values():
-            if entry.app is None and _may_be(entry.config, model):
+            named = _is_called(entry.config, model) and allowed(entry.config.name or model)
+            if entry.app is None and (named or not any(other.app for other in self._entries.values())):
                 problem = entry.problem or UpstreamTimeout("Dify has not described its apps yet.")
-                if entry.config.name or isinstance(problem, OUTAGES):
+                if named or isinstance(problem, OUTAGES):
                     return problem
-        close = difflib.get_close_matches(model, names, n=3, cutoff=0.4)
+        close = difflib.get_close_matches(model, [app.name for app in apps], n=3, cutoff=0.4)
         hint = f" Did you mean {', '.join(map(repr, close))}?" if close else " GET /v1/models lists them."
         return ModelNotFound(f"The model '{model}' does not exist or is not for your key.{hint}", param="model")
 
@@ -190,9 +198,16 @@ def _match(apps: Sequence[App], model: str) -> App | None:
     return None
 
 
-def _may_be(config: AppConfig, model: str) -> bool:
-    """Whether an app that Dify has not described could be the one that is meant."""
-    return not config.name or config.name.casefold() == model.casefold() or model in config.aliases
+def _is_called(config: AppConfig, model: str) -> bool:
+    """Whether the configuration itself gives an app this name."""
+    return (config.name or "").casefold() == model.casefold() or model in config.aliases
+
+
+def _told(failure: Exception) -> OpenDifyError:
+    """Why an app cannot be described. A full house is an outage; what nobody expected is told by its kind alone."""
+    if isinstance(failure, OpenDifyError):
+        return Busy(failure.message) if failure.status == HTTPStatus.TOO_MANY_REQUESTS else failure
+    return BrokenUpstream(f"The app's description cannot be read ({type(failure).__name__}).")
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -96,7 +96,7 @@ class TextChunk(Struct, tag_field="event", tag="text_chunk"):
 class Node(Struct):
     """`node_finished.data`. `outputs` stays raw: only LLM nodes' are read."""
 
-    node_type: str = ""
+    node_type: str | None = None
     outputs: Raw = Raw(b"null")
 
 

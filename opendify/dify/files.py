@@ -81,6 +81,11 @@ class Place(Struct):
     rule: FileRule
     taken: int = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more fits."""
+        return self.rule.count is None or self.taken < self.rule.count
+
 
 def plan(
     app: App, current: Sequence[Attachment], earlier: Sequence[Attachment], most: int, given: set[str]
@@ -95,7 +100,7 @@ def plan(
     places = list(_places(app, given))
     planned = [_planned(app, attachment, places, number) for number, attachment in enumerate(current, 1)]
     for number, attachment in enumerate(reversed(earlier), len(current) + 1):
-        if len(planned) == most:
+        if len(planned) == most or not any(place.has_room for place in places):
             break
         with suppress(InvalidRequest, RequestTooLarge):
             planned.insert(0, _planned(app, attachment, places, number))
@@ -157,7 +162,7 @@ def _fitting(
             reasons.append(f"it takes {', '.join(sorted(place.rule.types)) or 'nothing'}, not {natural} files")
         elif place.rule.methods and method not in place.rule.methods:
             reasons.append("it takes uploads only" if method == "remote_url" else "it takes links only")
-        elif place.rule.count is not None and place.taken >= place.rule.count:
+        elif not place.has_room:
             reasons.append(f"it takes at most {place.rule.count} files")
         else:
             return place, kind
@@ -198,6 +203,7 @@ def _sniffed(data: bytes, attachment: Attachment) -> tuple[str, str]:
     """MIME type and extension: what the bytes show, where they do, else what the client says."""
     named = re.sub(r"[^\w .+-]", "", _extension((attachment.name or "").replace("\\", "/")))[:20].rstrip(". ")
     declared = (attachment.mime_type or "").partition(";")[0].strip().lower()
+    declared = declared if re.fullmatch(r"[\w.+-]+/[\w.+-]+", declared, re.ASCII) else ""  # it becomes a header
     seen = _seen(data)
     extension = named if not seen or TYPES.guess_type(f"file{named}") == TYPES.guess_type(f"file{seen}") else seen
     extension = extension or TYPES.guess_extension(declared) or (".txt" if _is_text(data) else ".bin")

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 from urllib.parse import quote
 
 import httpx
@@ -37,7 +38,9 @@ ANSWER_BYTES: Final = 8 * MEGABYTE
 PIECE_BYTES: Final = 256 * 1024
 RETRIES: Final = 2
 BACKOFF_SECONDS: Final = 0.25
-MODES: Final = frozenset(("chat", "agent-chat", "advanced-chat", "completion", "workflow", "agent"))
+STALE_SECONDS: Final = 1.0
+REACHED_SECONDS: Final = 5.0
+MODES: Final = get_args(Mode)
 DOWN: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
 
@@ -81,6 +84,7 @@ class Gateway:
     ) -> None:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._reached: dict[str, tuple[float, bool]] = {}
         self._max_connections = max_connections
         self._wires = {
             base: transport.connect(base, http2=http2, connect_timeout=connect_timeout, ca_file=ca_file)
@@ -93,14 +97,16 @@ class Gateway:
             for wire in self._wires.values():
                 stack.push_async_callback(wire.close)
 
-    async def answers(self, base: str) -> bool:
-        """Whether anything that may be Dify answers there now, within the connection's time limit."""
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                response = await self._wires[base].fresh.get("/info")
-        except (*transport.FAILURES, TimeoutError):
-            return False
-        return response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR
+    async def reaches(self, base: str) -> bool:
+        """Whether something listens at Dify's address, as known for a few seconds.
+
+        No request is made for it: with Dify's ten connections in use it would wait for a run to end.
+        """
+        until, reached = self._reached.get(base, (0.0, False))
+        if time.monotonic() > until:
+            reached = await transport.listens(base, self._connect_timeout)
+            self._reached[base] = (time.monotonic() + REACHED_SECONDS, reached)
+        return reached
 
     async def describe(self, access: Access) -> Description:
         """What `/info` and `/parameters` say; the mode is inferred where a server does not tell it."""
@@ -150,31 +156,37 @@ class Gateway:
             raise UpstreamTimeout(f"Dify did not answer within {limit:g} seconds.") from None
 
     @asynccontextmanager
-    async def run(self, access: Access, path: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def run(
+        self, access: Access, path: str, body: bytes, *, wanted: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Start a run and yield the bytes of its event stream as they arrive; its status is already checked.
 
         Dify sends the headers of chat runs only with the first event, so entering takes as long as that.
-        Repeats the request where no run can have started: no connection, the concurrency limit, a proxy's 502-504.
+        Repeats the request where no run can have started (no connection, the concurrency limit, a proxy's 502-504)
+        and the answer is still `wanted`.
         """
         wire = self._wires[access.base]
         if wire.open_runs >= self._max_connections:
             raise Busy("All connections to Dify are in use; try again in a moment.")
         wire.open_runs += 1
         try:
-            response = await self._start(wire, access, path, body)
+            response = await self._start(wire, access, path, body, wanted)
             async with aclosing(response):
                 yield _stream(response)
         finally:
             wire.open_runs -= 1
 
-    async def _start(self, wire: Wire, access: Access, path: str, body: bytes) -> httpx.Response:
-        for attempt in range(RETRIES + 1):
-            if attempt:
-                await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
+    async def _start(
+        self, wire: Wire, access: Access, path: str, body: bytes, wanted: Callable[[], bool]
+    ) -> httpx.Response:
+        for attempt in range(1, RETRIES + 2):
             try:
                 return await self._try(wire, access, path, body)
             except OpenDifyError as error:
-                if attempt == RETRIES or not _is_safe_to_repeat(error):
+                if attempt > RETRIES or not _is_safe_to_repeat(error):
+                    raise
+                await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
+                if not wanted():
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -190,13 +202,16 @@ class Gateway:
     async def _send(self, wire: Wire, request: httpx.Request) -> httpx.Response:
         """One request; once more on a fresh connection if a used one broke before any byte came back.
 
-        Dify's own server closes idle connections after two seconds, so that a pooled one may just have died.
+        Dify's own server closes idle connections after two seconds, so that a pooled one may just have died. That
+        shows at once: a connection that breaks later may have started a run.
         """
         transport.forget_reuse()
+        sent_at = time.monotonic()
         try:
             return await wire.pooled.send(request, stream=True)
         except transport.FAILURES as error:
-            if transport.never_sent(error) or not transport.was_reused():
+            stale = transport.was_reused() and time.monotonic() - sent_at < STALE_SECONDS
+            if transport.never_sent(error) or not stale:
                 raise _lost(error) from error
         try:
             return await wire.fresh.send(request, stream=True)
@@ -248,8 +263,9 @@ def _is_safe_to_repeat(error: OpenDifyError) -> bool:
 def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
     try:
         return parse(body)
-    except msgspec.DecodeError as error:
-        raise BrokenUpstream(f"Dify's answer has another form than expected: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = f": {error}" if isinstance(error, msgspec.DecodeError) else ""  # the others would show the content
+        raise BrokenUpstream(f"Dify's answer has another form than expected{reason}.") from None
 
 
 async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:
@@ -272,7 +288,9 @@ async def _check(response: httpx.Response, expected: str) -> None:
         return
     if response.is_redirect:
         raise BrokenUpstream("Dify's address leads elsewhere: DIFY_API_BASE has to name the final one.")
-    if kind != JSON or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and kind != JSON:  # of a proxy before Dify
+        raise Refused("Dify's server does not take a request of this size.", code="file_too_large", status=status)
+    if kind != JSON or response.is_success or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         message = f"Dify answered with status {status} and {kind or 'no content type'} instead of {expected}."
         raise BrokenUpstream(message, upstream_status=status)
     raise _refusal(status, await _limited(response, ERROR_BODY_BYTES))

@@ -16,7 +16,7 @@ USER = "opendify-probe"
 NO_RUN = "00000000-0000-4000-8000-000000000000"
 
 
-class Caller(Protocol):
+class Asker(Protocol):
     """The gateway's plain call."""
 
     async def call(self, access: Access, method: str, path: str, body: bytes | None = None) -> bytes:
@@ -24,7 +24,7 @@ class Caller(Protocol):
         ...
 
 
-async def infer_mode(gateway: Caller, access: Access) -> Mode:
+async def infer_mode(gateway: Asker, access: Access) -> Mode:
     """Ask the routes which of them serve this key. Raises UpstreamError where none answers plainly."""
     if await _serves(gateway, access, "GET", f"/conversations?user={USER}&limit=1", refusal="not_chat_app"):
         return await _chat_mode(gateway, access)
@@ -34,7 +34,7 @@ async def infer_mode(gateway: Caller, access: Access) -> Mode:
     return "completion"
 
 
-async def _chat_mode(gateway: Caller, access: Access) -> Mode:
+async def _chat_mode(gateway: Asker, access: Access) -> Mode:
     """Only a chatflow has workflow runs; an agent shows its tools' icons."""
     if await _serves(gateway, access, "GET", f"/workflows/run/{NO_RUN}", refusal="not_workflow_app"):
         return "advanced-chat"
@@ -46,7 +46,7 @@ async def _chat_mode(gateway: Caller, access: Access) -> Mode:
 
 
 async def _serves(
-    gateway: Caller, access: Access, method: str, path: str, body: bytes | None = None, *, refusal: str
+    gateway: Asker, access: Access, method: str, path: str, body: bytes | None = None, *, refusal: str
 ) -> bool:
     """Whether the route serves this app: any answer but the one refusal, "not found" of its object included."""
     try:

@@ -44,6 +44,7 @@ from opendify.dify.events import (
 # The New Agent repeats its last round in a closing message: this much of the stream's end is kept to notice.
 TAIL_CHARS = 8192
 MAX_FILES = 200
+FLOWS = ("advanced-chat", "workflow")
 # A link cut in two is found again within this much of the text's end.
 LINK_CHARS = 512
 _LINK = re.compile(r"/files/[^\s?)>\]]+(?=[?)>\]\s])")
@@ -130,7 +131,7 @@ class Reader:
         self.spoken += len(text)
         if self._fingerprint:
             self._fingerprint.update(text.encode("utf-8", "surrogatepass"))
-        if self._mode == "advanced-chat":
+        if self._mode in FLOWS:
             self._note_links(text)
         return (TextDelta(text),)
 
@@ -141,7 +142,8 @@ class Reader:
 
     def _say_closing(self, text: str | None) -> tuple[Event, ...]:
         """The New Agent's closing text is new only where it does not repeat the end of the stream."""
-        repeated = text and self._tail and self._tail.endswith(text[-TAIL_CHARS:])
+        said = self._tail.rstrip()
+        repeated = text and said and said.endswith(text.rstrip()[-TAIL_CHARS:])
         return () if repeated else self._say(text)
 
     def _chunk(self, text: str | None) -> tuple[Event, ...]:
@@ -175,23 +177,22 @@ class Reader:
         return self._show([File(url=event.url, type=event.type)])
 
     def _note_links(self, text: str) -> None:
-        """A chatflow's files stand as links in its text already, perhaps cut in two."""
-        self._window = (self._window + text)[-LINK_CHARS:]
-        if "/files/" in self._window:
-            self._files.update(_LINK.findall(self._window)[: MAX_FILES - len(self._files)])
+        """A flow's files may stand as links in its text already, perhaps cut in two."""
+        seen = self._window + text
+        if "/files/" in seen:
+            self._files.update(_LINK.findall(seen)[: MAX_FILES - len(self._files)])
+        self._window = seen[-LINK_CHARS:]
 
     def _show(self, files: Iterable[File]) -> Iterator[Event]:
         """Each file once: Dify names most of them twice, with a new signature each time."""
         for file in files:
-            link = file.url or file.remote_url
+            link = _absolute(self._origin, file.url or file.remote_url)
             if not link or (known := _identity(link)) in self._files or len(self._files) >= MAX_FILES:
                 continue
             self._files.add(known)
             name = file.filename or posixpath.basename(link.partition("?")[0])
             kind = file.type or file.mime_type or ""
-            yield FileOut(
-                url=link if "://" in link else urljoin(self._origin, link), name=name, is_image=kind.startswith("image")
-            )
+            yield FileOut(url=link, name=name, is_image=kind.startswith("image"))
 
     # -- ends
 
@@ -285,6 +286,14 @@ def files_in(outputs: object) -> list[File]:
 
 def _file(value: dict[str, Any]) -> File:
     return File(**{name: value[name] for name in File.__struct_fields__ if isinstance(value.get(name), str)})
+
+
+def _absolute(origin: str, link: str | None) -> str | None:
+    """The link as anyone can follow it; None where it is no address."""
+    try:
+        return urljoin(origin, link) if link else None
+    except ValueError:
+        return None
 
 
 def _identity(link: str) -> str:

@@ -52,6 +52,8 @@ class RunPlan(Struct, frozen=True):
             body |= {"query": self.query, "auto_generate_name": False}
             if conversation_id:
                 body["conversation_id"] = conversation_id
+        elif self.app.mode == "completion" and not self.app.takes_text:
+            body["query"] = self.query  # Dify's older way, for prompts without a variable of their own
         if beside:
             body["files"] = beside
         return body

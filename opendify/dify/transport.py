@@ -4,6 +4,7 @@ Plain http goes through aiohttp below httpx's API: a third of httpx's own cost p
 the pool once many idle connections are in it. https goes through httpx's own HTTP/2 transport, if allowed.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -56,6 +57,19 @@ def connect(base: str, *, http2: bool, connect_timeout: float, ca_file: Path | N
         for keep in (True, False)
     )
     return Wire(pooled, fresh)
+
+
+async def listens(base: str, seconds: float) -> bool:
+    """Whether a connection to the address can be made in this time."""
+    url = httpx.URL(base)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(url.host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def was_reused() -> bool:

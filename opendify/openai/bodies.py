@@ -1,13 +1,28 @@
 """Request bodies -> their Structs, and what is wrong with those that are none."""
 
+import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 import msgspec
+from litestar import Request
 
 from opendify.errors import InvalidRequest, from_validation
 
 T = TypeVar("T")
+BODY_SECONDS = 120.0
+
+
+async def read_body(request: Request[Any, Any, Any]) -> bytes:
+    """The body, in bounded time. Raises InvalidRequest (408) for a client that sends too slowly."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.body()
+    except TimeoutError:
+        error = InvalidRequest("The request body did not arrive in time.", code="request_timeout")
+        error.status = HTTPStatus.REQUEST_TIMEOUT
+        raise error from None
 
 
 def decoder(schema: type[T]) -> Callable[[bytes], T]:

@@ -1,24 +1,25 @@
 """An Answer to its client, streamed or folded. Shared by every surface.
 
-Two tasks work on an answer. The pump reads events, converts and writes; nothing else happens per event. The doorman,
-which is the request's own task, minds the clock; beside it an ear listens for the client to leave.
+Two tasks work on an answer. The pump reads events, converts and writes; nothing else happens per event. The request's
+own task starts the response, keeps its connection alive and tells a failure; beside it an ear listens for the client
+to leave.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
+import structlog
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from opendify import sse
-from opendify.dialogue import Event, Ids
-from opendify.errors import ClientGone, OpenDifyError
+from opendify.dialogue import Event, FinishReason, Ids
+from opendify.errors import ClientGone, OpenDifyError, from_exception
 from opendify.exchange import LEAVE_SECONDS, Answer
 
-# How long a client that does not read is waited for before the clock is looked at again.
-STALLED_SECONDS = 1.0
+log = structlog.get_logger("opendify.delivery")
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -34,7 +35,7 @@ class Writer(Protocol):
     done: bool
 
     @property
-    def cut(self) -> object: ...
+    def cut(self) -> FinishReason | None: ...
 
     def feed(self, events: Iterable[Event]) -> bytes: ...
     def close(self) -> bytes: ...
@@ -82,8 +83,11 @@ class Delivery:
                     await self._write(writer.feed(events))
                     if writer.done:
                         answer.complete()
-                    elif writer.cut:
-                        answer.stop()
+                    elif writer.cut and not answer.cut:
+                        answer.enough(writer.cut)
+        except Exception as error:
+            log.exception("delivery_failed")
+            answer.leave(from_exception(error))
         finally:  # a run that was cut short may end without a word, or be read no longer
             if writer.cut and not writer.done:
                 await self._write(writer.close())
@@ -105,15 +109,14 @@ class Folding(Delivery):
 
     async def response(self) -> ASGIApp:
         """The complete answer. Raises its failure."""
-        answer = self._answer
+        outcome = self._answer.outcome
         try:
-            while not answer.outcome.done():
-                await asyncio.wait((answer.outcome,), timeout=answer.check_limits())
+            await _first((outcome,))
         finally:
             self._close()
-        if error := answer.outcome.result():
+        if error := outcome.result():
             raise error
-        return ASGIResponse(body=self._writer.result(), headers=id_headers(answer.ids))
+        return ASGIResponse(body=self._writer.result(), headers=id_headers(self._answer.ids))
 
     async def _write(self, data: bytes) -> None:
         """Nothing is sent before the end."""
@@ -137,9 +140,8 @@ class Streaming(Delivery):
         """The stream, once it has an event or the client has waited long enough. Raises an early failure."""
         answer = self._answer
         try:
-            while not (self._begun.done() or answer.outcome.done()) and (wait := self._patience()) > 0:
-                futures = (self._begun, answer.outcome)
-                await asyncio.wait(futures, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            await _first((self._begun, answer.outcome, answer.sent))
+            await _first((self._begun, answer.outcome), answer.limits.first_packet)
         except BaseException:
             self._close()
             raise
@@ -148,68 +150,74 @@ class Streaming(Delivery):
             raise error
         return self
 
-    def _patience(self) -> float:
-        """How long the client can still be kept without a response, in seconds."""
-        wait = self._answer.check_limits()
-        if self._answer.sent_at is None:
-            return wait
-        return min(wait, self._answer.sent_at + self._answer.limits.first_packet - self._loop.time())
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
-        """Start the response and see it through."""
+        """Start the response and see it through; once the answer is over, a client that does not read has a moment."""
         try:
-            ids = [(name.encode(), value.encode()) for name, value in id_headers(self._answer.ids)]
-            await send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *ids]})
-            if not self._begun.done():
-                await self._send(send, b"")
-            self._sink.set_result(send)
-            await self._see_through(send)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as patience:
+                    self._answer.outcome.add_done_callback(lambda _: _shorten(patience, LEAVE_SECONDS))
+                    await self._start(send)
+                    await self._see_through(send)
         finally:
             self._close()
 
+    async def _start(self, send: Send) -> None:
+        ids = [(name.encode(), value.encode()) for name, value in id_headers(self._answer.ids)]
+        await send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *ids]})
+        if not self._begun.done():
+            await self._send(send, b"")
+        self._sink.set_result(send)
+
     async def _see_through(self, send: Send) -> None:
-        """Mind the clock until the pump is done; tell the failure, if it comes to that."""
+        """Keep the connection alive until the pump is done; tell the failure, if it comes to that."""
         outcome = self._answer.outcome
         while not outcome.done():
-            await asyncio.wait((outcome,), timeout=min(self._answer.check_limits(), self._until_keep_alive()))
+            await _first((outcome,), self._until_keep_alive())
             if not outcome.done() and self._until_keep_alive() <= 0:
-                await _within(STALLED_SECONDS, self._send(send, sse.KEEP_ALIVE))
+                await self._send(send, sse.KEEP_ALIVE)
         error = outcome.result()
         if error and not isinstance(error, ClientGone):
-            await _within(LEAVE_SECONDS, self._send(send, self._writer.fail(error)))
+            await self._send(send, self._writer.fail(error), last=True)
 
     def _until_keep_alive(self) -> float:
-        """Seconds until the client has heard nothing for too long; a client that does not read needs no comments."""
-        if self._sending:
-            return STALLED_SECONDS
-        return self._sent_at + self._answer.limits.keep_alive - self._loop.time()
+        """Seconds until the client has heard nothing for too long; one that does not read needs no comments."""
+        keep_alive = self._answer.limits.keep_alive
+        return keep_alive if self._sending else self._sent_at + keep_alive - self._loop.time()
 
     async def _write(self, data: bytes) -> None:
-        if not self._begun.done():
-            self._begun.set_result(None)
+        _resolve_once(self._begun)
         outcome = self._answer.outcome
         if not self._sink.done():
-            await asyncio.wait((self._sink, outcome), return_when=asyncio.FIRST_COMPLETED)
+            await _first((self._sink, outcome))
         if not outcome.done():
-            await self._send(self._sink.result(), data)
+            await self._send(self._sink.result(), data, last=self._writer.done)
 
-    async def _send(self, send: Send, data: bytes) -> None:
+    async def _send(self, send: Send, data: bytes, *, last: bool = False) -> None:
         """One body message: what a read of Dify's stream amounts to. The role chunk goes before the first."""
         if not self._opened:
             self._opened = True
             data = self._writer.open() + data
-        if not data:
+        if not data and not last:
             return
         self._sending = True
         try:
-            await send({"type": "http.response.body", "body": data, "more_body": not self._writer.done})
+            await send({"type": "http.response.body", "body": data, "more_body": not last})
         finally:
             self._sending = False
             self._sent_at = self._loop.time()
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
-    """Try for a while: a client that does not read must not hold us."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await work
+def _resolve_once(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _first(futures: tuple["asyncio.Future[Any]", ...], seconds: float | None = None) -> None:
+    """Wait for the first of them. Being cancelled meanwhile does not cancel them."""
+    await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _shorten(patience: asyncio.Timeout, seconds: float) -> None:
+    """From now on at most this long; a block that is left already has no time to run out of."""
+    with suppress(RuntimeError):
+        patience.reschedule(asyncio.get_running_loop().time() + seconds)

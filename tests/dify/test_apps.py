@@ -63,6 +63,8 @@ def test_info(body: bytes, info: Info) -> None:
         ({"paragraph": {"variable": "v", "max_length": None}}, Input("v", "paragraph", required=False)),
         ({"paragraph": {"variable": "v", "max_length": 0}}, Input("v", "paragraph", required=False)),
         ({"paragraph": {"variable": "v", "max_length": "48"}}, Input("v", "paragraph", required=False, max_length=48)),
+        ({"paragraph": {"variable": "v", "max_length": ""}}, Input("v", "paragraph", required=False)),
+        ({"paragraph": {"variable": "v", "max_length": -1}}, Input("v", "paragraph", required=False)),
         (
             {"select": {"variable": "v", "required": True, "options": ["a", 3], "default": "a"}},
             Input("v", "select", required=True, options=("a", "3"), default="a"),
@@ -207,6 +209,20 @@ def test_the_configured_mode_wins() -> None:
 )
 def test_which_apps_converse(mode: Any, converses: bool) -> None:
     assert make_app(mode).converses is converses
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"user_input_form": None, "file_upload": None, "system_parameters": None, "sensitive_word_avoidance": None},
+        {"file_upload": {"enabled": None, "image": {"enabled": None}}, "sensitive_word_avoidance": {"enabled": None}},
+        {"user_input_form": [], "system_parameters": {"image_file_size_limit": 1.5, "file_size_limit": []}},
+    ],
+)
+def test_what_older_servers_leave_out(parameters: dict[str, Any]) -> None:
+    made = app(parameters)
+    assert (made.inputs, made.files, made.size_limits, made.moderated) == ((), None, {}, False)
 
 
 def test_what_newer_servers_add_is_ignored() -> None:

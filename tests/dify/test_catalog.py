@@ -26,6 +26,7 @@ from opendify.settings import AppConfig, Mode
 
 SHORT = 0.05
 DOWN = Unreachable("Dify cannot be reached.")
+LIMITED = Refused("Too many requests.", code="too_many_requests", status=429)
 BAD_KEY = Refused("Access token is invalid", code="unauthorized", status=401)
 
 
@@ -218,8 +219,46 @@ async def test_the_default_takes_what_is_unknown(make: Make) -> None:
         await catalog.named("gpt-4o", anyone)
 
 
-async def test_a_default_that_does_not_exist_is_what_is_missing(make: Make) -> None:
-    with pytest.raises(ModelNotFound, match="The model 'nope'"):
+@pytest.mark.parametrize("problem", [DOWN, UpstreamTimeout("silent")])
+async def test_where_no_app_can_be_asked_no_name_is_wrong(problem: OpenDifyError, make: Make) -> None:
+    with pytest.raises(type(problem)):
+        await make(Dify(problem, problem)).find("gpt-4o", anyone)
+
+
+async def test_a_caller_is_not_told_of_apps_that_are_not_his(make: Make) -> None:
+    catalog = make(Dify(DOWN, "Other"), {0: {"name": "flow"}})
+    with pytest.raises(ModelNotFound):
+        await catalog.find("flow", lambda model: model == "Other")
+
+
+async def test_a_full_house_is_an_outage(make: Make) -> None:
+    dify = Dify("Helper")
+    catalog = make(dify, ttl=SHORT)
+    assert await names(catalog) == ["Helper"]
+    dify.says(0, Refused("Too many requests", code="too_many_requests", status=429))
+    await refreshed(catalog)
+    assert await names(catalog) == ["Helper"]
+
+
+async def test_nobody_takes_the_name_of_an_app_that_is_away(make: Make) -> None:
+    dify = Dify("Helper", "Helper")
+    catalog = make(dify, ttl=SHORT)
+    assert await names(catalog) == ["Helper", "Helper-2"]
+    dify.says(0, BAD_KEY)
+    await refreshed(catalog)
+    assert await names(catalog) == ["Helper-2"]
+
+
+async def test_what_nobody_expected_is_told_by_its_kind_and_hides_nothing(make: Make) -> None:
+    catalog = make(Dify(ValueError("the whole body"), "Other"))  # type: ignore[arg-type]  # that is the point
+    assert await names(catalog) == ["Other"]
+    [entry, _] = await catalog.entries()
+    assert entry.problem
+    assert entry.problem.message == "The app's description cannot be read (ValueError)."
+
+
+async def test_a_default_that_does_not_exist_changes_nothing(make: Make) -> None:
+    with pytest.raises(ModelNotFound, match="The model 'gpt-4o'"):
         await make(Dify("Helper"), default="nope").find("gpt-4o", anyone)
 
 
@@ -276,7 +315,7 @@ async def test_the_same_trouble_is_logged_once(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "outage", [DOWN, UpstreamTimeout("silent"), BrokenUpstream("html"), Busy("no connection")], ids=type
+    "outage", [DOWN, UpstreamTimeout("silent"), BrokenUpstream("html"), Busy("no connection"), LIMITED], ids=range(5)
 )
 async def test_a_stale_description_is_served_while_dify_is_down(outage: OpenDifyError, make: Make) -> None:
     dify = Dify("Helper", "Other")
@@ -286,7 +325,9 @@ async def test_a_stale_description_is_served_while_dify_is_down(outage: OpenDify
     await refreshed(catalog)
     assert dify.asked_about(0) == 2
     assert await names(catalog) == ["Helper", "Other"]
-    assert (await catalog.entries())[0].problem is outage
+    problem = (await catalog.entries())[0].problem
+    assert problem
+    assert problem.message == outage.message
     dify.says(0, "Renamed")
     await refreshed(catalog)
     assert await names(catalog) == ["Renamed", "Other"]
@@ -307,8 +348,8 @@ async def test_a_key_that_is_refused_is_dropped(make: Make) -> None:
 @pytest.mark.parametrize(
     ("answer", "config", "model", "expected"),
     [
-        (DOWN, {}, "gpt-4o", Unreachable),
-        (UpstreamTimeout("silent"), {}, "gpt-4o", UpstreamTimeout),
+        (DOWN, {}, "gpt-4o", ModelNotFound),
+        (UpstreamTimeout("silent"), {"name": "flow"}, "FLOW", UpstreamTimeout),
         (DOWN, {"name": "flow"}, "flow", Unreachable),
         (BAD_KEY, {"name": "flow"}, "flow", Refused),
         (DOWN, {"name": "flow"}, "gpt-4o", ModelNotFound),
@@ -327,6 +368,23 @@ async def test_an_unknown_name_may_be_the_app_that_cannot_be_asked(
             await catalog.find(model, anyone)
 
 
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [([DOWN], Unreachable), ([BAD_KEY, DOWN], Unreachable), ([LIMITED], Busy), ([BAD_KEY], ModelNotFound)],
+)
+async def test_where_no_app_can_be_asked_every_name_may_be_theirs(
+    answers: list[OpenDifyError], expected: type[OpenDifyError], make: Make
+) -> None:
+    with pytest.raises(expected):
+        await make(Dify(*answers)).find("gpt-4o", anyone)
+
+
+async def test_a_caller_is_not_told_of_the_apps_of_others(make: Make) -> None:
+    catalog = make(Dify(DOWN, "Other"), {0: {"name": "flow"}})
+    with pytest.raises(ModelNotFound):
+        await catalog.find("flow", lambda model, /: model == "Other")
+
+
 @pytest.mark.parametrize("model", ["FLOW", "gpt-4o"])
 async def test_an_app_that_cannot_be_asked_has_other_names_too(model: str, make: Make) -> None:
     catalog = make(Dify(DOWN), {0: {"name": "flow", "aliases": ("gpt-4o",)}})
@@ -337,6 +395,30 @@ async def test_an_app_that_cannot_be_asked_has_other_names_too(model: str, make:
 async def test_one_odd_description_does_not_hide_the_others(make: Make) -> None:
     odd = described("Odd", "chat", b'{"system_parameters": {"file_size_limit": "15MB", "image_file_size_limit": null}}')
     assert await names(make(Dify(odd, "Other"))) == ["Odd", "Other"]
+
+
+async def test_a_failure_that_nobody_expected_does_not_hide_the_others(make: Make) -> None:
+    dify = Dify("Helper", "Other")
+    dify.says(0, ValueError(key_of(0)))  # type: ignore[arg-type]
+    catalog = make(dify)
+    with capture_logs() as lines:
+        assert await names(catalog) == ["Other"]
+    problem = (await catalog.entries())[0].problem
+    assert isinstance(problem, BrokenUpstream)
+    assert "ValueError" in problem.message
+    assert "SECRET" not in f"{problem} {lines}"
+
+
+async def test_no_other_app_takes_the_name_of_one_that_is_refused(make: Make) -> None:
+    dify = Dify("Helper", "Helper")
+    catalog = make(dify, ttl=SHORT)
+    assert await names(catalog) == ["Helper", "Helper-2"]
+    dify.says(0, BAD_KEY)
+    await refreshed(catalog)
+    assert await names(catalog) == ["Helper-2"]
+    dify.says(0, "Helper")
+    await refreshed(catalog)
+    assert await names(catalog) == ["Helper", "Helper-2"]
 
 
 # -- how often Dify is asked
@@ -441,6 +523,18 @@ async def test_an_app_that_keeps_changing_is_not_asked_about_all_the_time(make: 
         await catalog.entries()
     await settled(catalog)
     assert dify.asked_about(0) == 1
+
+
+async def test_a_changed_app_goes_on_while_dify_is_down(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    dify = Dify("Helper")
+    catalog = make(dify)
+    app = await catalog.find("Helper", anyone)
+    dify.says(0, DOWN)
+    await catalog.changed(app)
+    await settled(catalog)
+    assert dify.asked_about(0) == 2
+    assert await names(catalog) == ["Helper"]
 
 
 # -- the end

@@ -233,6 +233,7 @@ async def test_a_description(gateway: Gateway, dify: respx.MockRouter) -> None:
     dify.get("/parameters").respond(json={"user_input_form": [{"paragraph": {"variable": "v"}}]})
     description = await gateway.describe(ACCESS)
     assert (description.name, description.mode) == ("Helper", "advanced-chat")
+    assert description.parameters.user_input_form
     assert description.parameters.user_input_form[0]["paragraph"].variable == "v"
 
 
@@ -285,28 +286,25 @@ async def test_a_description_that_cannot_be_had(
         await gateway.describe(ACCESS)
 
 
-@pytest.mark.parametrize(
-    ("answer", "alive"),
-    [
-        (httpx.Response(200, json={}), True),
-        (httpx.Response(401, json={}), True),
-        (httpx.Response(404, headers=HTML, text="<html>"), True),
-        (httpx.Response(502, headers=HTML, text="<html>"), False),
-        (httpx.ConnectError("no"), False),
-        (httpx.ReadError("no"), False),
-    ],
-)
-async def test_whether_anything_answers(
-    answer: httpx.Response | Exception, alive: bool, gateway: Gateway, fresh: respx.MockRouter
+async def test_whether_something_listens_is_asked_now_and_then(
+    gateway: Gateway, dify: respx.MockRouter, fresh: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh.get("/info").mock(side_effect=[answer])
-    assert await gateway.answers(BASE) is alive
-    assert "authorization" not in last(fresh).headers
+    asked: list[tuple[str, float]] = []
+    answers = iter((True, False))
 
+    async def listens(base: str, seconds: float) -> bool:
+        asked.append((base, seconds))
+        return next(answers)
 
-async def test_whether_anything_answers_in_time(make: Make, fresh: respx.MockRouter) -> None:
-    fresh.get("/info").mock(side_effect=hang)
-    assert not await make(connect_timeout=0.02).answers(BASE)
+    monkeypatch.setattr(transport, "listens", listens)
+    assert [await gateway.reaches(BASE) for _ in range(3)] == [True, True, True]
+    assert asked == [(BASE, 5.0)]
+    gateway._reached.clear()
+    assert not await gateway.reaches(BASE)
+    assert not await gateway.reaches(BASE)
+    assert len(asked) == 2
+    assert not dify.calls
+    assert not fresh.calls
 
 
 async def hang(request: httpx.Request) -> httpx.Response:
@@ -353,7 +351,6 @@ async def test_difys_own_errors(
     [
         (200, HTML, "<html>Dify</html>", "status 200 and text/html instead of"),
         (404, HTML, "<title>404</title>", "status 404 and text/html"),
-        (413, HTML, "<h1>413</h1>", "status 413 and text/html"),
         (200, {}, "", "status 200 and no content type"),
         (200, {"content-type": "text/plain"}, "hi", "status 200 and text/plain"),
         (500, {"content-type": "application/json"}, '{"code":"internal_server_error"}', "status 500"),
@@ -387,8 +384,19 @@ async def test_the_other_kind_of_success(
     method: str, headers: dict[str, str], gateway: Gateway, dify: respx.MockRouter
 ) -> None:
     dify.post(CHAT).respond(200, headers=headers, content=b"{}")
-    with pytest.raises(OpenDifyError):
+    with pytest.raises(BrokenUpstream, match="status 200 and"):
         await (run(gateway) if method == "run" else gateway.call(ACCESS, "POST", CHAT, b"{}"))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"secret": "\xff"}', b'{"a":' * 5000 + b"1" + b"}" * 5000, b'{"secret', b'{"id": 5}'], ids=range(4)
+)
+async def test_an_answer_that_cannot_be_read(body: bytes, gateway: Gateway, dify: respx.MockRouter) -> None:
+    headers = {"content-type": "application/json"}
+    dify.post("/files/upload").respond(201, headers=headers, content=body)
+    with pytest.raises(BrokenUpstream, match="another form than expected") as caught:
+        await gateway.upload(make_app(), "ann", Upload("a", "text/plain", b"x"))
+    assert "secret" not in caught.value.message
 
 
 @pytest.mark.parametrize(("status", "limit"), [(400, module.ERROR_BODY_BYTES), (200, module.ANSWER_BYTES)])
@@ -442,7 +450,7 @@ async def test_a_big_upload_gets_more_time(make: Make, dify: respx.MockRouter) -
     [
         (refused(413, code="file_too_large", message="big"), 413, "file_too_large"),
         (refused(415, code="unsupported_file_type", message="odd"), 400, "unsupported_file_type"),
-        (httpx.Response(413, headers=HTML, text="<html>"), 502, "upstream_error"),
+        (httpx.Response(413, headers=HTML, text="<html>"), 413, "file_too_large"),
         (httpx.Response(201, json={"name": "a"}), 502, "upstream_error"),
     ],
 )
@@ -590,6 +598,24 @@ async def test_a_stale_connection_is_tried_again_on_a_fresh_one(
     assert (len(dify.calls), len(fresh.calls)) == (1, 1)
     assert last(fresh).content == b'{"query":"hi"}'
     assert last(fresh).headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_used_connection_that_breaks_later_may_have_started_a_run(
+    gateway: Gateway, dify: respx.MockRouter, fresh: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STALE_SECONDS", 0.0)
+    dify.post(CHAT).mock(side_effect=stale(httpx.ReadError("reset")))
+    with pytest.raises(BrokenUpstream, match="without an answer"):
+        await run(gateway)
+    assert (len(dify.calls), len(fresh.calls)) == (1, 0)
+
+
+async def test_nothing_is_repeated_for_a_client_that_left(gateway: Gateway, dify: respx.MockRouter) -> None:
+    route = dify.post(CHAT).mock(side_effect=[page(503), events()[0]])
+    with pytest.raises(BrokenUpstream):
+        async with gateway.run(ACCESS, CHAT, b"{}", wanted=lambda: False):
+            pass
+    assert route.call_count == 1
 
 
 async def test_the_parts_of_an_upload_are_sent_again_whole(

@@ -251,7 +251,14 @@ async def test_nobody_listens_to_the_gateway(wire_to: Connect) -> None:
     async with gateway_to(url) as (gateway, access):
         with pytest.raises(Unreachable):
             await gateway.call(access, "GET", "/info")
-        assert not await gateway.answers(url)
+        assert not await gateway.reaches(url)
+
+
+async def test_whether_anything_listens() -> None:
+    async with listening(lambda number: OK) as server, gateway_to(server.url) as (gateway, _):
+        assert await gateway.reaches(server.url)
+        assert not server.requests
+    assert not await transport.listens(server.url, 1)
 
 
 async def test_a_large_body_goes_out_whole(wire_to: Connect) -> None:
@@ -307,6 +314,36 @@ async def test_a_stream_that_is_cut_off_is_a_broken_upstream(answer: bytes, wire
         await server.close()
         with pytest.raises(BrokenUpstream, match="in the middle of the answer"):
             await anext(stream)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://dify", ("dify", 80)),
+        ("https://dify/v1", ("dify", 443)),
+        ("http://dify:5001/v1", ("dify", 5001)),
+        ("https://[::1]:5001/v1", ("::1", 5001)),
+    ],
+)
+async def test_where_something_should_listen(
+    url: str, expected: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    async def open_connection(host: str, port: int) -> None:
+        asked.append((host, port))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "open_connection", open_connection)
+    assert not await transport.listens(url, 0.01)
+    assert asked == [expected]
+
+
+def test_reuse_is_forgotten() -> None:
+    transport._reused.set(True)
+    assert was_reused()
+    transport.forget_reuse()
+    assert not was_reused()
 
 
 # -- what both clients have in common
@@ -501,6 +538,7 @@ async def test_many_streams_get_another_connection(secure: Seen, ca_file: Path, 
     wire = wired(secure.url, ca_file=ca_file)
     await ask(wire.pooled)
     async with AsyncExitStack() as stack:
+        assert STREAMS_PER_CONNECTION < 100
         for number in range(STREAMS_PER_CONNECTION + 5):
             await stack.enter_async_context(wire.pooled.stream("GET", "/waits"))
             assert len(secure.peers) == (1 if number < STREAMS_PER_CONNECTION else 2)

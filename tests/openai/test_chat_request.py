@@ -85,6 +85,8 @@ def test_what_the_app_owns_or_nobody_knows_has_no_effect(field: dict[str, Any]) 
     [
         ({"model": 5}, "model"),
         ({"model": None}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": "m" * 257}, "model"),
         ({"messages": "hello"}, "messages"),
         ({"messages": []}, "messages"),
         ({"messages": HELLO * (MAX_MESSAGES + 1)}, "messages"),
@@ -113,6 +115,7 @@ def test_what_the_app_owns_or_nobody_knows_has_no_effect(field: dict[str, Any]) 
         ({"stop": ""}, "stop"),
         ({"stop": ["x", ""]}, "stop"),
         ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": "x" * 501}, "stop"),
         ({"n": "1"}, "n"),
         ({"n": 0}, "n"),
         ({"n": 2}, "n"),
@@ -155,7 +158,7 @@ def test_as_many_messages_as_fit() -> None:
     assert len(prompt_of(request(messages=HELLO * MAX_MESSAGES)).turns) == MAX_MESSAGES
 
 
-@pytest.mark.parametrize("fields", [{"n": 1}, {"logprobs": False}, {"stop": ["x"] * 16}])
+@pytest.mark.parametrize("fields", [{"n": 1}, {"logprobs": False}, {"stop": ["x" * 500] * 16}, {"model": "m" * 256}])
 def test_what_fits(fields: dict[str, Any]) -> None:
     request(**fields).check()
 

@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
 from opendify.exchange import Exchange
+from opendify.openai.bodies import read_body
 from opendify.openai.chat.prompt import prompt_of
 from opendify.openai.chat.schema import ChatRequest, Completion, decode_request
 from opendify.openai.chat.writer import ChatFold, ChatStream
@@ -27,7 +28,7 @@ class ChatController(Controller):
     )
     async def create(self, request: Request[Any, Any, Any], exchange: NamedDependency[Exchange]) -> ASGIApp:
         """Answer with chunks (`stream: true`) or with one completion."""
-        body = decode_request(await request.body())
+        body = decode_request(await read_body(request))
         body.check()
         answer = exchange.answer(prompt_of(body), request.state.caller)
         request.state.answer = answer

@@ -10,6 +10,8 @@ from opendify.openai.bodies import decoder
 
 MAX_MESSAGES: Final = 5000
 MAX_STOPS: Final = 16
+MAX_STOP_CHARS: Final = 500
+MAX_MODEL_CHARS: Final = 256
 
 
 class ImageUrl(Struct):
@@ -99,7 +101,7 @@ class StreamOptions(Struct):
 class ChatRequest(Struct):
     """The body. Fields that are not declared are accepted and have no effect: the Dify app owns them."""
 
-    model: str
+    model: Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_CHARS)]
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -116,8 +118,10 @@ class ChatRequest(Struct):
             raise InvalidRequest("A Dify app gives one answer at a time: n must be 1.", param="n")
         if self.logprobs:
             raise InvalidRequest("Dify reports no log probabilities.", param="logprobs")
-        if len(self.stops()) > MAX_STOPS or not all(self.stops()):
-            raise InvalidRequest(f"stop takes up to {MAX_STOPS} texts, none of them empty.", param="stop")
+        if len(self.stops()) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP_CHARS for stop in self.stops()):
+            raise InvalidRequest(
+                f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters.", param="stop"
+            )
 
     def stops(self) -> list[str]:
         """The texts that end the answer."""
