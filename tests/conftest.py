@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 import structlog
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from opendify.app import OpenDify, create_app
 from opendify.demo.apps import CODE_WORD, SAMPLE_APPS, SampleApp
@@ -22,8 +22,14 @@ from opendify.settings import only
 
 CLIENT_KEY = "sk-client-0123456789abcdef"
 WRONG_KEY = "sk-wrong-0123456789abcdef"
+LIMITED_KEY = "sk-limited-0123456789abcdef"
+WRONG_APP_KEY = "app-wrong-0123456789abcdef"
+STRICT_APP_KEY = "app-strict-0123456789abcdef"
 # What no log line and no error may hold: keys, an app's prompt, the words that messages of these tests begin with.
-SECRETS = (CLIENT_KEY, WRONG_KEY, *(app.key for app in SAMPLE_APPS), CODE_WORD, "ECHO:", "SLOW ", "LONG ")
+SECRETS = (
+    *(CLIENT_KEY, WRONG_KEY, LIMITED_KEY, WRONG_APP_KEY, STRICT_APP_KEY, *(app.key for app in SAMPLE_APPS)),
+    *(CODE_WORD, "ECHO:", "SLOW ", "LONG ", "HANG "),
+)
 MODELS: dict[str, str] = {app.mode: app.name for app in SAMPLE_APPS}
 
 
@@ -46,11 +52,15 @@ class Told:
         lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
-    async def note(self, response: httpx.Response) -> None:
+    async def note(self, response: Any) -> None:
         """Keep the body of an error."""
         if response.is_error:
             await response.aread()
             self.errors.append(response.text)
+
+    def note_frames(self, chunks: list[dict[str, Any]]) -> None:
+        """Keep the error frames of a stream."""
+        self.errors += [json.dumps(chunk) for chunk in chunks if "error" in chunk]
 
     def check(self) -> None:
         """No key, no prompt of an app and no text of a message is among it."""
@@ -67,7 +77,12 @@ class Served:
         self.url = url
         self.dify = dify
         self.dify_url = dify_url
-        self.openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=CLIENT_KEY, max_retries=0)
+        self.openai = AsyncOpenAI(
+            base_url=f"{url}/v1",
+            api_key=CLIENT_KEY,
+            max_retries=0,
+            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [told.note]}),
+        )
         self.http = httpx.AsyncClient(
             base_url=url,
             headers={"authorization": f"Bearer {CLIENT_KEY}"},
@@ -95,7 +110,9 @@ class Served:
         """The JSON of each frame of a streamed answer; `[DONE]` is the last item as {"done": True}."""
         response = await self.ask(content, model, stream=True, **more)
         assert response.status_code == 200, response.text
-        return frames(response.text)
+        chunks = frames(response.text)
+        self.told.note_frames(chunks)
+        return chunks
 
 
 def frames(text: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from opendify.errors import (
     OpenDifyError,
     Refused,
     RequestTooLarge,
+    ShutDown,
     Unreachable,
     UpstreamTimeout,
     clean,
@@ -163,6 +164,13 @@ def test_our_errors(error: OpenDifyError, expected: tuple[object, ...]) -> None:
     body = told(error)
     assert (error.status, body["type"], body["code"], body["param"], error.headers()) == expected
     assert body["message"] == str(error) == "no"
+
+
+@pytest.mark.parametrize(("started", "again"), [(True, "false"), (False, "true")])
+def test_a_run_that_a_shutdown_ended_is_not_sent_again(started: bool, again: str) -> None:
+    error = ShutDown(started=started)
+    assert (error.status, error.code, error.headers()) == (503, "shut_down", [("x-should-retry", again)])
+    assert "shut down" in error.message
 
 
 def test_a_broken_upstream_keeps_its_status_for_whoever_repeats() -> None:

@@ -215,51 +215,22 @@ async def test_the_default_takes_what_is_unknown(make: Make) -> None:
     catalog = make(Dify("Helper", "Translator"), default="translator")
     assert (await catalog.find("gpt-4o", anyone)).name == "Translator"
     assert (await catalog.find("helper", anyone)).name == "Helper"
+    assert (await catalog.named("HELPER", anyone)).name == "Helper"
     with pytest.raises(ModelNotFound):
         await catalog.named("gpt-4o", anyone)
-
-
-@pytest.mark.parametrize("problem", [DOWN, UpstreamTimeout("silent")])
-async def test_where_no_app_can_be_asked_no_name_is_wrong(problem: OpenDifyError, make: Make) -> None:
-    with pytest.raises(type(problem)):
-        await make(Dify(problem, problem)).find("gpt-4o", anyone)
-
-
-async def test_a_caller_is_not_told_of_apps_that_are_not_his(make: Make) -> None:
-    catalog = make(Dify(DOWN, "Other"), {0: {"name": "flow"}})
-    with pytest.raises(ModelNotFound):
-        await catalog.find("flow", lambda model: model == "Other")
-
-
-async def test_a_full_house_is_an_outage(make: Make) -> None:
-    dify = Dify("Helper")
-    catalog = make(dify, ttl=SHORT)
-    assert await names(catalog) == ["Helper"]
-    dify.says(0, Refused("Too many requests", code="too_many_requests", status=429))
-    await refreshed(catalog)
-    assert await names(catalog) == ["Helper"]
-
-
-async def test_nobody_takes_the_name_of_an_app_that_is_away(make: Make) -> None:
-    dify = Dify("Helper", "Helper")
-    catalog = make(dify, ttl=SHORT)
-    assert await names(catalog) == ["Helper", "Helper-2"]
-    dify.says(0, BAD_KEY)
-    await refreshed(catalog)
-    assert await names(catalog) == ["Helper-2"]
-
-
-async def test_what_nobody_expected_is_told_by_its_kind_and_hides_nothing(make: Make) -> None:
-    catalog = make(Dify(ValueError("the whole body"), "Other"))  # type: ignore[arg-type]  # that is the point
-    assert await names(catalog) == ["Other"]
-    [entry, _] = await catalog.entries()
-    assert entry.problem
-    assert entry.problem.message == "The app's description cannot be read (ValueError)."
 
 
 async def test_a_default_that_does_not_exist_changes_nothing(make: Make) -> None:
     with pytest.raises(ModelNotFound, match="The model 'gpt-4o'"):
         await make(Dify("Helper"), default="nope").find("gpt-4o", anyone)
+
+
+@pytest.mark.xfail(strict=True, reason="the default answers in its name")
+@pytest.mark.parametrize("trouble", [DOWN, BAD_KEY])
+async def test_the_default_does_not_stand_in_for_an_app_in_trouble(trouble: OpenDifyError, make: Make) -> None:
+    catalog = make(Dify(trouble, "Other"), {0: {"name": "flow"}}, default="Other")
+    with pytest.raises(type(trouble)):
+        await catalog.find("flow", anyone)
 
 
 async def test_a_restricted_caller_sees_only_its_models(make: Make) -> None:
@@ -405,7 +376,7 @@ async def test_a_failure_that_nobody_expected_does_not_hide_the_others(make: Mak
         assert await names(catalog) == ["Other"]
     problem = (await catalog.entries())[0].problem
     assert isinstance(problem, BrokenUpstream)
-    assert "ValueError" in problem.message
+    assert problem.message == "The app's description cannot be read (ValueError)."
     assert "SECRET" not in f"{problem} {lines}"
 
 

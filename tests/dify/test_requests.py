@@ -124,6 +124,13 @@ def test_an_app_that_takes_no_text() -> None:
     assert body(made(app, prompt(variables={"n": 3})))["inputs"] == {"n": 3}
 
 
+def test_a_completion_without_a_text_input_gets_the_older_query() -> None:
+    number = Input("n", "number", required=False)
+    assert body(made(make_app("completion", number), prompt()))["query"] == "hello"
+    assert "query" not in body(made(make_app("completion", number, text("topic")), prompt()))
+    assert "query" not in body(made(make_app("workflow", number), prompt()))
+
+
 def test_a_missing_input() -> None:
     with pytest.raises(InvalidRequest) as caught:
         made(make_app("chat", Input("n", "number", required=True)), prompt())

@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import CLIENT_KEY, MODELS, Serve, Served, eventually, finish_of, frames, text_of
+from conftest import CLIENT_KEY, MODELS, WRONG_APP_KEY, WRONG_KEY, Serve, Served, eventually, finish_of, frames, text_of
 
 from opendify.app import create_app
 from opendify.demo.apps import SAMPLE_APPS, SampleApp
@@ -83,7 +83,7 @@ async def test_the_official_client_raises(served: Served) -> None:
     with pytest.raises(openai.NotFoundError, match="Did you mean 'Helper'"):
         await ask(model="Helpr", messages=[{"role": "user", "content": "x"}])
     with pytest.raises(openai.AuthenticationError):
-        await served.openai.with_options(api_key="sk-wrong").models.list()
+        await served.openai.with_options(api_key=WRONG_KEY).models.list()
 
 
 async def test_one_click_is_one_run(served: Served) -> None:
@@ -226,7 +226,7 @@ async def test_connections_are_bounded(serve: Serve) -> None:
 
 
 async def test_one_bad_key_hides_nothing(serve: Serve) -> None:
-    keys = ",".join(["app-wrong-key-00000000", *(app.key for app in SAMPLE_APPS)])
+    keys = ",".join([WRONG_APP_KEY, *(app.key for app in SAMPLE_APPS)])
     served = await serve(dify_api_keys=keys)
     assert len((await served.http.get("/v1/models")).json()["data"]) == len(SAMPLE_APPS)
     ready = (await served.http.get("/readyz")).json()

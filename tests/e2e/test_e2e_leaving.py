@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import CLIENT_KEY, MODELS, Serve, Served, eventually, frames, text_of
+from conftest import CLIENT_KEY, MODELS, Serve, Served, data_url, eventually, frames, png, text_of
 
 from opendify.app import create_app
 from opendify.demo.serve import running
@@ -143,6 +143,37 @@ async def test_a_cut_answer_ends_though_dify_does_not(served: Served) -> None:
     assert (folded["message"]["content"], folded["finish_reason"]) == ("w", "stop")
 
 
+@pytest.mark.parametrize("ending", ["FAULT:eof", "FAULT:cut", "ERROR_MID"])
+async def test_a_cut_answer_cannot_fail_any_more(serve: Serve, ending: str) -> None:
+    served = await serve(dify={"token_delay": 0.05})
+    chunks = await served.stream(f"LONG 9 {ending}", stop="w1", stream_options={"include_usage": True})
+    assert (text_of(chunks), chunks[-1]) == ("w0 ", {"done": True})
+    assert chunks[-2]["choices"] == []
+    folded = await served.ask(f"LONG 9 {ending}", stop="w1")
+    assert folded.json()["choices"][0]["message"]["content"] == "w0 "
+
+
+async def test_leaving_during_an_upload(serve: Serve) -> None:
+    """Nothing has been sent yet but a file: no run, and nothing to stop."""
+    served = await serve()
+    picture = {"type": "image_url", "image_url": {"url": data_url(png() + bytes(9_000_000))}}
+    asked = body("ECHO:x", "chat") | {"messages": [{"role": "user", "content": [picture]}]}
+    exchange = served.app.state.exchange
+    async with calling(served.url, asked):
+        await eventually(lambda: bool(exchange._answers))
+    await eventually(lambda: not exchange._answers)
+    assert (served.runs(), list(served.dify.stops)) == ([], [])
+
+
+async def test_leaving_between_two_attempts(served: Served) -> None:
+    """A run that was refused is not asked for again for a client that has left."""
+    async with calling(served.url, body("ECHO:x FAULT:flaky-9", "chat")):
+        await eventually(lambda: len(served.runs()) == 1)
+    exchange = served.app.state.exchange
+    await eventually(lambda: not exchange._tasks)
+    assert len(served.runs()) == 1
+
+
 async def test_a_forced_end_leaves_nothing_behind() -> None:
     """Requests that the server cancels, before and after their first byte, end their runs too."""
     dify = StandIn()
@@ -175,7 +206,7 @@ async def test_connections_are_used_again(served: Served) -> None:
 
 
 CONFIG = """
-VALID_API_KEYS={key}
+VALID_API_KEYS=tester:{key}
 DIFY_API_KEYS=app-demo-chat
 DIFY_API_BASE={dify}
 SERVER_PORT={port}
@@ -187,7 +218,8 @@ LOG_FORMAT=json
 @pytest.mark.parametrize("drain", [0.5, 20])
 async def test_sigterm(tmp_path: Path, unused_tcp_port: int, drain: float) -> None:
     """No new answers while the running one ends in its time, or is ended with an error frame after it."""
-    async with running(StandIn()) as dify:
+    stand_in = StandIn()
+    async with running(stand_in) as dify:
         config = CONFIG.format(key=CLIENT_KEY, dify=dify, port=unused_tcp_port, drain=drain)
         (tmp_path / ".env").write_text(config)
         command = (sys.executable, "-m", "opendify", "serve")
@@ -210,10 +242,12 @@ async def test_sigterm(tmp_path: Path, unused_tcp_port: int, drain: float) -> No
             chunks = frames("\n".join([first, *[line async for line in lines]]))
         _, log = await asyncio.wait_for(server.communicate(), 20)
         if drain < 1:
-            assert "error" in chunks[-1]
+            assert chunks[-1]["error"]["code"] == "shut_down"
+            assert [stop.user for stop in stand_in.stops] == ["tester:ann"]
         else:
             assert chunks[-1] == {"done": True}
             assert text_of(chunks).endswith("s19 ")
+            assert not stand_in.stops
         assert b"Traceback" not in log
         assert CLIENT_KEY.encode() not in log
 

@@ -5,7 +5,7 @@ import hashlib
 from typing import Any
 
 import pytest
-from conftest import MODELS, WRONG_KEY, Serve, Served, data_url, eventually, png
+from conftest import MODELS, STRICT_APP_KEY, WRONG_KEY, Serve, Served, data_url, eventually, png
 
 
 async def test_a_lone_message_is_sent_as_it_is(served: Served) -> None:
@@ -63,7 +63,7 @@ async def test_unset_texts_are_empty(served: Served) -> None:
 async def test_a_missing_input_is_named_before_dify_is_asked(serve: Serve, stream: bool) -> None:
     from opendify.demo.apps import Control, SampleApp
 
-    strict = SampleApp("app-strict", "Strict", "advanced-chat", form=(Control("text-input", "topic", required=True),))
+    strict = SampleApp(STRICT_APP_KEY, "Strict", "advanced-chat", form=(Control("text-input", "topic", required=True),))
     served = await serve((strict,))
     answer = await served.ask("hi", "Strict", stream=stream)
     assert answer.status_code == 400
@@ -109,6 +109,31 @@ async def test_files_fill_the_inputs_of_a_workflow(served: Served) -> None:
     inputs = served.last_run["inputs"]
     assert inputs["file"]["transfer_method"] == "local_file"
     assert inputs["files"] == [{"type": "image", "transfer_method": "remote_url", "url": "https://a.b/2.png"}]
+
+
+async def test_pictures_through_the_official_client(served: Served) -> None:
+    answer = await served.openai.chat.completions.create(
+        model="Helper",
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "ECHO:both seen"},
+                    {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}},
+                    {"type": "image_url", "image_url": {"url": data_url(png())}},
+                ],
+            }
+        ],
+    )
+    assert answer.choices[0].message.content == "both seen"
+    assert [file["transfer_method"] for file in served.last_run["files"]] == ["remote_url", "local_file"]
+
+
+async def test_a_type_that_would_break_out_of_its_header(served: Served) -> None:
+    url = data_url(b"\x00\x01\x02", "a/b\r\nX-Injected: yes")
+    file = {"type": "file", "file": {"filename": "a.png", "file_data": url}}
+    await served.ask([{"type": "text", "text": "ECHO:x"}, file])
+    assert [upload.mime_type for upload in served.dify.uploads.values()] == ["image/png"]
 
 
 BAD_PARTS: list[tuple[str, dict[str, Any], int, str]] = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import CLIENT_KEY, MODELS, Serve, Served, eventually
+from conftest import CLIENT_KEY, LIMITED_KEY, MODELS, Serve, Served, eventually
 from rich.console import Console
 
 from opendify.check import check_apps
@@ -47,11 +47,11 @@ async def test_default_model(serve: Serve) -> None:
 
 
 async def test_keys_for_some_models(serve: Serve) -> None:
-    keys = ({"name": "limited", "key": "sk-limited", "models": ["Writer"]},)
+    keys = ({"name": "limited", "key": LIMITED_KEY, "models": ["Writer"]},)
     served = await serve(keys=keys)
-    client = served.openai.with_options(api_key="sk-limited")
+    client = served.openai.with_options(api_key=LIMITED_KEY)
     assert [model.id async for model in client.models.list()] == ["Writer"]
-    hidden = await served.http.get("/v1/models/Helper", headers={"authorization": "Bearer sk-limited"})
+    hidden = await served.http.get("/v1/models/Helper", headers={"authorization": f"Bearer {LIMITED_KEY}"})
     assert hidden.status_code == 404
 
 
