@@ -200,7 +200,8 @@ def from_failed(failed: Failed) -> Refused:
 
 
 READ_CHARS = 8000
-_TRACEBACK = re.compile(r"Traceback \(most recent call last\):.*\n(?=\S)", re.DOTALL)
+# All but the last line, which names the error; where even that was cut off, all of it.
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):(?:.*\n(?=\S)|.*)", re.DOTALL)
 _NOISE = re.compile(
     r" ?You have requested this URI \[.*"  # Flask's guesses at a route
     r"|For further information visit \S+"  # pydantic's link
@@ -209,7 +210,7 @@ _NOISE = re.compile(
     r"| ?\(agent_run_id=[\w-]+\)",
     re.DOTALL,
 )
-_KEY = re.compile(r"\b(?:app|dataset|sk|gsk|pk)[-_][\w-]{6,}|\bBearer \S+")
+_KEY = re.compile(r"\b(?:app|dataset|sk|gsk|pk)[-_](?=[\w-]*\d)[\w-]{6,}|\bBearer \S+")
 _ADDRESS = re.compile(
     r"\bhttps?://[^\s'\"<>]+|\bplugin/[\w/-]+|\bhost='[^']*'|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\bFile \"[^\"]*\""
 )

@@ -55,6 +55,7 @@ def base_url(value: str) -> str:
         url = value.rstrip("/")
         url = url if url.endswith("/v1") else f"{url}/v1"
     parts = urlsplit(url)
+    url = url.replace(url[: len(parts.scheme)], parts.scheme, 1)  # urlsplit's is in lower case
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or re.search(r"\s", url):
         raise ValueError("must be an address such as https://dify.example.com/v1")
     if parts.username or parts.password or parts.query or parts.fragment:

@@ -242,6 +242,16 @@ def test_a_traceback_that_is_cut_off_is_taken_out_too(message: str) -> None:
     assert "/app/api" not in clean(message)
 
 
+def test_of_a_cut_traceback_nothing_is_left() -> None:
+    cut = 'Run failed: Traceback (most recent call last):\n  File "/app/x.py", line 3\n    raise Boom(secret)\n'
+    assert clean(cut) == "Run failed:"
+
+
+def test_words_that_only_look_like_keys_stay() -> None:
+    text = "The app-specific setting of sk-learn is missing."
+    assert clean(text) == text
+
+
 def test_no_secret_gets_out_in_a_body() -> None:
     error = Refused("bad key sk-verysecret123 at http://me:pw@internal", code="completion_request_error", status=400)
     assert b"verysecret" not in error.body()

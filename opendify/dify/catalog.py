@@ -91,11 +91,17 @@ class Catalog:
         return [entry.app for entry in await self.entries() if entry.app]
 
     async def find(self, model: str, allowed: "Allowed") -> App:
-        """The app for a request: the named one, else the default. Raises as `named` does."""
-        apps = [app for app in await self.apps() if allowed(app.name)]
-        if app := _match(apps, model) or _match(apps, self._default):
-            return app
-        raise self._unknown(model, apps, allowed)
+        """The app for a request: the named one, else the default. Raises as `named` does.
+
+        The default stands in for names that nobody has, never for an app that is in trouble.
+        """
+        try:
+            return await self.named(model, allowed)
+        except ModelNotFound:
+            default = _match([app for app in await self.apps() if allowed(app.name)], self._default)
+            if default is None or self._is_away(model):
+                raise
+            return default
 
     async def named(self, model: str, allowed: "Allowed") -> App:
         """The app of a model name: exact, in another case, an alias. Raises ModelNotFound.
@@ -166,6 +172,9 @@ class Catalog:
             taken.add(name)
             entry.known_as = name
             entry.app = app_of(entry.config, name, description)
+
+    def _is_away(self, model: str) -> bool:
+        return any(entry.app is None and entry.known_as == model for entry in self._entries.values())
 
     def _unknown(self, model: str, apps: Sequence[App], allowed: "Allowed") -> OpenDifyError:
         """Not found, unless an app that could not be asked is the one that is meant, or none could be asked."""

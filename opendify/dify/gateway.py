@@ -220,6 +220,8 @@ class Gateway:
 
 
 def _lost(error: Exception) -> UpstreamError:
+    if transport.is_untrusted(error):
+        return Unreachable("Dify's certificate is not trusted: DIFY_CA_FILE can name the authority that signed it.")
     if transport.never_sent(error):
         return Unreachable("Dify cannot be reached.")
     return BrokenUpstream("Dify closed the connection without an answer.")

@@ -69,7 +69,9 @@ def stop_path(mode: str, task_id: str) -> str:
 def build(prompt: Prompt, app: App, max_files: int) -> RunPlan:
     """Check the prompt against the app and lay it out. Raises InvalidRequest before anything is sent."""
     current, earlier = _attachments(prompt.turns)
-    text = flatten(prompt.turns) or "\n".join(f"[{item.name or item.media}]" for item in current)
+    text = flatten(prompt.turns)
+    if not text.strip():  # Dify refuses it
+        text = "\n".join(f"[{item.name or item.media}]" for item in current) or "(empty)"
     values = inputs.collect(app, prompt.metadata, prompt.variables)
     target = None if app.converses else inputs.prompt_input(app)
     if target and target.name not in prompt.variables:

@@ -21,6 +21,7 @@ from msgspec import Struct
 # httpcore lets at most 100 streams share an HTTP/2 connection and makes the next one wait: we open another first.
 STREAMS_PER_CONNECTION = 90
 KEEP_ALIVE_SECONDS = 60.0
+WRAPPINGS = 10
 
 # What a request can end with: httpx-aiohttp lets some of aiohttp's own errors through.
 FAILURES = (httpx.TransportError, aiohttp.ClientError)
@@ -57,6 +58,15 @@ def connect(base: str, *, http2: bool, connect_timeout: float, ca_file: Path | N
         for keep in (True, False)
     )
     return Wire(pooled, fresh)
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether the failure is about the server's certificate, however deep the libraries have wrapped it."""
+    for _ in range(WRAPPINGS):
+        if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
+            return True
+        error = error and (error.__cause__ or error.__context__)
+    return False
 
 
 async def listens(base: str, seconds: float) -> bool:

@@ -225,7 +225,6 @@ async def test_a_default_that_does_not_exist_changes_nothing(make: Make) -> None
         await make(Dify("Helper"), default="nope").find("gpt-4o", anyone)
 
 
-@pytest.mark.xfail(strict=True, reason="the default answers in its name")
 @pytest.mark.parametrize("trouble", [DOWN, BAD_KEY])
 async def test_the_default_does_not_stand_in_for_an_app_in_trouble(trouble: OpenDifyError, make: Make) -> None:
     catalog = make(Dify(trouble, "Other"), {0: {"name": "flow"}}, default="Other")

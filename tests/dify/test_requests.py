@@ -287,3 +287,13 @@ def test_earlier_files_never_make_a_request_fail(app: App) -> None:
 def test_earlier_files_where_any_number_is_taken() -> None:
     turns = (user("a", *pictures(1)), user("b", *pictures(2)))
     assert urls(make_app(files=takes("image", count=None)), *turns) == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n"])
+def test_a_picture_without_a_word(blank: str) -> None:
+    turn = user(blank, *pictures(1))
+    assert made(make_app(files=takes("image")), prompt(turn)).query == "[image]"
+
+
+def test_a_tool_that_returned_nothing() -> None:
+    assert made(make_app(), prompt(Turn(role="tool", text=""))).query == "(empty)"

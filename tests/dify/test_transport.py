@@ -520,7 +520,9 @@ async def test_an_unknown_authority_is_refused(http2: bool, secure: Seen, wired:
         with pytest.raises(httpx.TransportError) as caught:
             await ask(client)
         assert never_sent(caught.value)
+        assert transport.is_untrusted(caught.value)
     assert not secure.peers
+    assert not transport.is_untrusted(httpx.ConnectError("no"))
 
 
 @pytest.mark.parametrize("http2", [True, False])
