@@ -26,7 +26,7 @@ run: $(STAMP)  ## Serve the Dify apps configured in .env
 	@$(BIN)/opendify serve $(ARGS)
 
 test: $(STAMP)  ## Run all tests with branch coverage
-	$(BIN)/pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal --cov --cov-report=term $(ARGS)
 
 check: $(STAMP)  ## Lint, formatting, types, and who may import whom
 	$(BIN)/ruff check .
