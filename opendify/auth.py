@@ -9,8 +9,8 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
+from opendify.entries import ClientKey
 from opendify.errors import InvalidKey
-from opendify.settings import ClientKey
 
 
 class Caller(Struct, frozen=True):

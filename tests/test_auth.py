@@ -8,8 +8,8 @@ from litestar.types import Message, Receive, Scope, Send
 from pydantic import SecretStr
 
 from opendify.auth import ANYONE, Authentication, Caller, KeyRing
+from opendify.entries import ClientKey
 from opendify.errors import InvalidKey
-from opendify.settings import ClientKey
 
 KEYS = [
     ClientKey(name="team", key=SecretStr("sk-team")),

@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from opendify.auth import Caller
 from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Turn
 from opendify.dify.apps import Access, App
+from opendify.entries import AppConfig, Mode
 from opendify.errors import BrokenUpstream, Busy, ClientGone, OpenDifyError, Refused, ShutDown, Unreachable
 from opendify.exchange import Answer, Exchange
 from opendify.limits import Limits
 from opendify.memory import NoMemory
-from opendify.settings import AppConfig, Mode
 
 ENVELOPE = {"task_id": "task-1", "message_id": "m-1", "conversation_id": "c-1"}
 Step = bytes | float | Exception

@@ -12,7 +12,8 @@ from pydantic_settings import EnvSettingsSource
 
 from opendify import settings as module
 from opendify.app import create_app
-from opendify.settings import AppConfig, ClientKey, Settings, SettingsError, base_url, documented, hint_of, load, only
+from opendify.entries import AppConfig, ClientKey, base_url, hint_of
+from opendify.settings import Settings, SettingsError, documented, load, only
 
 ROOT = Path(__file__).parent.parent
 CLIENT_KEY = "sk-client-0123456789abcdef"

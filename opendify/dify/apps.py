@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from opendify.settings import AppConfig, Mode, hint_of
+from opendify.entries import AppConfig, Mode, hint_of
 
 CHAT_MODES: Final = frozenset({"chat", "agent-chat", "advanced-chat", "agent"})
 MEGABYTE: Final = 1024 * 1024

@@ -12,8 +12,8 @@ from cashews import Cache
 from msgspec import Struct
 
 from opendify.dify.apps import Access, App, Description, access_of, app_of
+from opendify.entries import AppConfig, hint_of
 from opendify.errors import BrokenUpstream, Busy, ModelNotFound, OpenDifyError, Unreachable, UpstreamTimeout
-from opendify.settings import AppConfig, hint_of
 
 STALE_SECONDS = 7 * 24 * 3600
 RETRY_SECONDS = 10.0

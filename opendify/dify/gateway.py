@@ -20,6 +20,7 @@ from opendify.dify.files import Upload
 from opendify.dify.modes import infer_mode
 from opendify.dify.requests import stop_path
 from opendify.dify.transport import Wire
+from opendify.entries import Mode
 from opendify.errors import (
     BrokenUpstream,
     Busy,
@@ -29,7 +30,6 @@ from opendify.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from opendify.settings import Mode
 
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"

@@ -9,8 +9,8 @@ from typing import Protocol
 import msgspec
 
 from opendify.dify.apps import Access
+from opendify.entries import Mode
 from opendify.errors import BrokenUpstream, Refused
-from opendify.settings import Mode
 
 USER = "opendify-probe"
 NO_RUN = "00000000-0000-4000-8000-000000000000"

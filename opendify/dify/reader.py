@@ -4,7 +4,6 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 from urllib.parse import urljoin
 
 import msgspec
@@ -34,12 +33,12 @@ from opendify.dify.events import (
     NodeFinished,
     Run,
     TextChunk,
-    TokenUsage,
     WorkflowFinished,
     WorkflowPaused,
     decode,
     envelope,
 )
+from opendify.dify.outputs import answer_of, files_in, llm_outputs
 
 # The New Agent repeats its last round in a closing message: this much of the stream's end is kept to notice.
 TAIL_CHARS = 8192
@@ -53,8 +52,8 @@ _LINK = re.compile(r"/files/[^\s?)>\]]+(?=[?)>\]\s])")
 class Reader:
     """Feed it one answer's frames in order; it says what they mean for a client.
 
-    `flow` apps report through `workflow_finished`; `repeats` apps (the New Agent) close with text already streamed;
-    `moderated` ones may withdraw it. `origin` is Dify's address without the API prefix, for relative file links.
+    `moderated` apps may withdraw their text. `output` chooses one of a workflow's outputs as the answer. `origin` is
+    Dify's address without the API prefix, for relative file links.
     """
 
     def __init__(self, mode: str, *, origin: str, output: str | None = None, moderated: bool = False) -> None:
@@ -209,7 +208,7 @@ class Reader:
 
     def _count(self, node: Node) -> tuple[Event, ...]:
         if node.node_type == "llm":
-            outputs = _llm_outputs(node.outputs)
+            outputs = llm_outputs(node.outputs)
             if outputs.usage:
                 self._usage += outputs.usage.to_usage()
             self._cut_short = outputs.finish_reason in {"length", "max_tokens"}
@@ -242,52 +241,6 @@ class Reader:
         return Failed(code=code, message=message, status=status)
 
 
-class LlmOutputs(msgspec.Struct):
-    """What an LLM node reports beside its text."""
-
-    usage: TokenUsage | None = None
-    finish_reason: str | None = None
-
-
-_decode_llm_outputs = msgspec.json.Decoder(LlmOutputs | None).decode
-
-
-def _llm_outputs(outputs: msgspec.Raw) -> LlmOutputs:
-    """The outputs of an LLM node; the 1.9 line cuts large ones into texts, which tell nothing."""
-    try:
-        return _decode_llm_outputs(outputs) or LlmOutputs()
-    except msgspec.ValidationError:
-        return LlmOutputs()
-
-
-ANSWER_NAMES = ("text", "answer", "result", "output")
-
-
-def answer_of(outputs: dict[str, Any], chosen: str | None = None) -> str:
-    """The text of a workflow's outputs: the chosen one, else the only string, else a usual name, else all as JSON."""
-    if chosen:
-        return _as_text(outputs.get(chosen))
-    values = {name: value for name, value in outputs.items() if not _holds_files(value)}
-    strings = [value for value in values.values() if isinstance(value, str)]
-    if len(strings) == 1:
-        return strings[0]
-    for name in ANSWER_NAMES:
-        if values.get(name) is not None:
-            return _as_text(values[name])
-    return _as_text(values) if values else ""
-
-
-def files_in(outputs: object) -> list[File]:
-    """The file objects among a workflow's outputs."""
-    values = outputs.values() if isinstance(outputs, dict) else ()
-    listed = (item for value in values for item in (value if isinstance(value, list) else [value]))
-    return [_file(item) for item in listed if _is_file(item)]
-
-
-def _file(value: dict[str, Any]) -> File:
-    return File(**{name: value[name] for name in File.__struct_fields__ if isinstance(value.get(name), str)})
-
-
 def _absolute(origin: str, link: str | None) -> str | None:
     """The link as anyone can follow it; None where it is no address."""
     try:
@@ -300,17 +253,3 @@ def _identity(link: str) -> str:
     """What two links to one file share: Dify's own differ in host and signature."""
     place = link.find("/files/")
     return link if place < 0 else link[place:].partition("?")[0]
-
-
-def _is_file(value: object) -> bool:
-    return isinstance(value, dict) and value.get("dify_model_identity") == "__dify__file__"
-
-
-def _holds_files(value: object) -> bool:
-    return _is_file(value) or (isinstance(value, list) and bool(value) and all(map(_is_file, value)))
-
-
-def _as_text(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

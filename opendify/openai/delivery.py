@@ -6,6 +6,7 @@ to leave.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
@@ -60,7 +61,7 @@ def id_headers(ids: Ids) -> list[tuple[str, str]]:
     return [(name, value) for name, value in named.items() if value and value.isascii() and value.isprintable()]
 
 
-class Delivery:
+class Delivery(ABC):
     """What both forms share: the pump and the ear."""
 
     def __init__(self, answer: Answer, writer: Writer, receive: Receive) -> None:
@@ -93,8 +94,8 @@ class Delivery:
                 await self._write(writer.close())
                 answer.complete()
 
-    async def _write(self, data: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _write(self, data: bytes) -> None: ...
 
     def _close(self) -> None:
         """The request is over, however it came to that."""

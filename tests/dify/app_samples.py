@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from opendify.dialogue import Attachment
 from opendify.dify.apps import Access, App, FileRule, Input
-from opendify.settings import AppConfig, Mode
+from opendify.entries import AppConfig, Mode
 
 BASE = "http://dify.test/v1"
 KEY = "app-0123456789abcdefSECRET"

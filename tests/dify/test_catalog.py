@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from opendify.dify import catalog as module
 from opendify.dify.apps import Access, App, Description, parse_parameters
 from opendify.dify.catalog import Catalog
+from opendify.entries import AppConfig, Mode
 from opendify.errors import (
     BrokenUpstream,
     Busy,
@@ -22,7 +23,6 @@ from opendify.errors import (
     Unreachable,
     UpstreamTimeout,
 )
-from opendify.settings import AppConfig, Mode
 
 SHORT = 0.05
 DOWN = Unreachable("Dify cannot be reached.")
