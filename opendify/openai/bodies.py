@@ -7,18 +7,21 @@ from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 
-from opendify.errors import InvalidRequest, from_validation
+from opendify.errors import ClientGone, InvalidRequest, from_validation
 
 T = TypeVar("T")
 BODY_SECONDS = 120.0
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:
-    """The body, in bounded time. Raises InvalidRequest (408) for a client that sends too slowly."""
+    """The body, in bounded time. Raises InvalidRequest (408) for a client that sends too slowly, or ClientGone."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await request.body()
+    except InternalServerException:  # Litestar's word for a client that leaves in the middle of its request
+        raise ClientGone("The client closed the connection before its request was complete.") from None
     except TimeoutError:
         error = InvalidRequest("The request body did not arrive in time.", code="request_timeout")
         error.status = HTTPStatus.REQUEST_TIMEOUT

@@ -165,6 +165,22 @@ async def test_leaving_during_an_upload(serve: Serve) -> None:
     assert (served.runs(), list(served.dify.stops)) == ([], [])
 
 
+async def test_leaving_in_the_middle_of_the_request(served: Served) -> None:
+    """That is no fault of ours: a quiet line in the log, and nothing at Dify."""
+    url = httpx.URL(served.url)
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {CLIENT_KEY}\r\n"
+    writer.write(f'{head}Content-Length: 1000\r\n\r\n{{"model":'.encode())
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    await Caller(writer).leave()
+    await eventually(lambda: bool(served.told.lines("request")))
+    [line] = served.told.lines("request")
+    assert line["path"] == "/v1/chat/completions"
+    assert not served.told.lines("unexpected")
+    assert not served.runs()
+
+
 async def test_leaving_between_two_attempts(served: Served) -> None:
     """A run that was refused is not asked for again for a client that has left."""
     async with calling(served.url, body("ECHO:x FAULT:flaky-9", "chat")):
