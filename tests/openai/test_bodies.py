@@ -25,7 +25,11 @@ class Thing(msgspec.Struct):
         (b"{}", None, "missing required field `name`"),
         (b"", None, "truncated"),
         (b'{"name": "\xff"}', None, "The request body is not UTF-8."),
-        (b'{"name": "x", "parts": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", None, "The request body is nested too deeply."),
+        (
+            b'{"name": "x", "parts": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+            None,
+            "The request body is nested too deeply.",
+        ),
     ],
     ids=range(6),
 )
