@@ -18,7 +18,7 @@ from opendify.auth import Authentication, KeyRing
 from opendify.dify.apps import MEGABYTE
 from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
-from opendify.errors import InvalidKey, OpenDifyError, from_exception
+from opendify.errors import OpenDifyError, from_exception
 from opendify.exchange import Exchange
 from opendify.health import HealthController
 from opendify.limits import Limits
@@ -134,11 +134,13 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def _exchange(state: State) -> Exchange:
-    return state.exchange  # type: ignore[no-any-return]
+    exchange: Exchange = state.exchange
+    return exchange
 
 
 def _catalog(state: State) -> Catalog:
-    return state.catalog  # type: ignore[no-any-return]
+    catalog: Catalog = state.catalog
+    return catalog
 
 
 def _cors(settings: Settings) -> CORSConfig | None:
@@ -158,7 +160,4 @@ def tell(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     told = from_exception(error)
     if type(told) is OpenDifyError:
         log.error("unexpected", path=request.url.path, exc_info=error)
-    headers = dict(told.headers())
-    if isinstance(told, InvalidKey):
-        headers["www-authenticate"] = "Bearer"
-    return Response(told.body(), status_code=told.status, media_type="application/json", headers=headers)
+    return Response(told.body(), status_code=told.status, media_type="application/json", headers=dict(told.headers()))

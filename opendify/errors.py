@@ -74,6 +74,10 @@ class InvalidKey(OpenDifyError):
     type = "invalid_request_error"
     code = "invalid_api_key"
 
+    def headers(self) -> list[tuple[str, str]]:
+        """How to authenticate, which HTTP asks for with a 401."""
+        return [*super().headers(), ("www-authenticate", "Bearer")]
+
 
 class ModelNotFound(OpenDifyError):
     """No app answers to this name, or not for this caller."""

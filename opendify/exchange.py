@@ -1,8 +1,8 @@
 """The story of one answer, in order: resolve app -> recall conversation -> upload -> open -> events -> clean up.
 
-An answer is read by one task, which also writes it to the client. Whoever watches the client and the clock is
-another: it may `leave` at any moment. Then Dify's stop is called, and the reader goes on reading for a moment, since
-a run whose stream is dropped loses what it said.
+An answer is read by one task, which also writes it to the client. Whoever listens to the client is another, and a
+timer minds the limits: either may `leave` at any moment. Then Dify's stop is called, and the reader goes on reading
+for a moment, since a run whose stream is dropped loses what it said.
 """
 
 import asyncio
@@ -141,7 +141,7 @@ class Answer:
 
     def complete(self) -> None:
         """The client has everything."""
-        _resolve(self.outcome, None)
+        resolve(self.outcome, None)
 
     def enough(self, reason: FinishReason) -> None:
         """The client has all the text it gets: what becomes of the run is no failure of the answer any more."""
@@ -155,7 +155,7 @@ class Answer:
 
     def _fail(self, error: OpenDifyError) -> None:
         if self.cut is None or isinstance(error, ClientGone):
-            _resolve(self.outcome, error)
+            resolve(self.outcome, error)
 
     def _stop(self) -> None:
         """Stop the run at Dify, once, and read on for a moment. Before it was sent, just do not send it."""
@@ -220,7 +220,7 @@ class Answer:
             self.leave(from_exception(error))
         finally:
             self._exchange.ended(self)
-            _resolve(self._identified, None)
+            resolve(self._identified, None)
             if self._timer:
                 self._timer.cancel()
 
@@ -246,7 +246,7 @@ class Answer:
 
     def _begin(self) -> None:
         self._sent_at = self._waiting_since = self._loop.time()
-        _resolve(self.sent, None)
+        resolve(self.sent, None)
         self._mind_the_time()
 
     async def _upload(self, plan: RunPlan) -> list[str | None]:
@@ -310,7 +310,7 @@ class Answer:
             return self._told(events)[0], BrokenUpstream("Dify sent something that is not its protocol.")
         finally:
             if reader.ids.task_id:
-                _resolve(self._identified, None)
+                resolve(self._identified, None)
         if reader.spoken > self.limits.answer_chars:
             return (), BrokenUpstream(f"The answer is longer than {self.limits.answer_chars} characters.")
         return self._told(events)
@@ -329,7 +329,7 @@ class Answer:
         return events, None
 
 
-def _resolve(future: asyncio.Future[Any], value: object) -> None:
+def resolve(future: asyncio.Future[Any], value: object) -> None:
     """The first to resolve it does."""
     if not future.done():
         future.set_result(value)

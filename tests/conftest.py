@@ -151,7 +151,10 @@ async def serve(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            apps: tuple[SampleApp, ...] = SAMPLE_APPS, dify: dict[str, Any] | None = None, **settings: Any
+            apps: tuple[SampleApp, ...] = SAMPLE_APPS,
+            dify: dict[str, Any] | None = None,
+            table: tuple[dict[str, Any], ...] = (),
+            **settings: Any,
         ) -> Served:
             stand_in = StandIn(apps, **(dify or {}))
             dify_url = await stack.enter_async_context(running(stand_in))
@@ -162,6 +165,7 @@ async def serve(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Serve]:
                 "log_level": "debug",
                 "log_format": "json",
                 "drain_seconds": 0,
+                "apps": table,
             }
             app = create_app(only(**(values | settings)))
             url = await stack.enter_async_context(running(app))

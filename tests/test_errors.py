@@ -149,7 +149,7 @@ def test_a_run_that_failed_is_never_sent_again(failed: Failed, expected: tuple[i
     [
         (InvalidRequest("no", param="n"), (400, INVALID, "invalid_request", "n", [])),
         (InvalidRequest("no", code="other"), (400, INVALID, "other", None, [])),
-        (InvalidKey("no"), (401, INVALID, "invalid_api_key", None, [])),
+        (InvalidKey("no"), (401, INVALID, "invalid_api_key", None, [("www-authenticate", "Bearer")])),
         (ModelNotFound("no", param="model"), (404, INVALID, "model_not_found", "model", [])),
         (RequestTooLarge("no"), (413, INVALID, "request_too_large", None, [])),
         (ClientGone("no"), (499, "api_error", "client_gone", None, [])),

@@ -55,7 +55,7 @@ class Catalog:
     """The usable apps under their model names.
 
     An app is described again after `ttl` seconds, in the background: no request waits for that but the very first.
-    While Dify is down the last description is served, for up to a week; a key that Dify refuses is left out.
+    While Dify is down the last description is served; a key that Dify refuses is left out.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ ANSWER_NAMES = ("text", "answer", "result", "output")
 
 def answer_of(outputs: dict[str, Any], chosen: str | None = None) -> str:
     """The text of a workflow's outputs: the chosen one, else the only string, else a usual name, else all as JSON."""
-    if chosen:
-        return _as_text(outputs.get(chosen))
+    if chosen in outputs:
+        return _as_text(outputs[chosen])
     values = {name: value for name, value in outputs.items() if not _holds_files(value)}
     strings = [value for value in values.values() if isinstance(value, str)]
     if len(strings) == 1:

@@ -104,7 +104,7 @@ class Reader:
                 return self._say_in_round(text)
             case Message(answer=text):
                 return self._say_closing(text)
-            case MessageFile(answer=str(text), url=None):
+            case MessageFile(answer=str(text), url=url) if not url:
                 return self._say(text)
             case MessageFile():
                 return self._tool_file(event)

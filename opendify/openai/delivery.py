@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from opendify import sse
 from opendify.dialogue import Event, FinishReason, Ids
 from opendify.errors import ClientGone, OpenDifyError, from_exception
-from opendify.exchange import LEAVE_SECONDS, Answer
+from opendify.exchange import LEAVE_SECONDS, Answer, resolve
 
 log = structlog.get_logger("opendify.delivery")
 
@@ -186,7 +186,7 @@ class Streaming(Delivery):
         return keep_alive if self._sending else self._sent_at + keep_alive - self._loop.time()
 
     async def _write(self, data: bytes) -> None:
-        _resolve_once(self._begun)
+        resolve(self._begun, None)
         outcome = self._answer.outcome
         if not self._sink.done():
             await _first((self._sink, outcome))
@@ -206,11 +206,6 @@ class Streaming(Delivery):
         finally:
             self._sending = False
             self._sent_at = self._loop.time()
-
-
-def _resolve_once(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def _first(futures: tuple["asyncio.Future[Any]", ...], seconds: float | None = None) -> None:

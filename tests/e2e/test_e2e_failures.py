@@ -142,6 +142,7 @@ async def test_every_path_speaks_openai(serve: Serve) -> None:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
         assert answer.headers["x-request-id"]
     assert big.json()["error"]["code"] == "request_too_large"
+    assert answers[401].headers["www-authenticate"] == "Bearer"
 
 
 def free_port() -> int:

@@ -55,6 +55,37 @@ async def test_keys_for_some_models(serve: Serve) -> None:
     assert hidden.status_code == 404
 
 
+async def test_apps_of_the_file(serve: Serve) -> None:
+    """Two Difys at once, each app with what the file says about it."""
+    here = await serve()
+    there = await serve()
+    apps = (
+        {
+            "key": "app-demo-workflow",
+            "name": "chosen",
+            "base": here.dify_url,
+            "output": "answer",
+            "aliases": ["gpt-4o"],
+        },
+        {"key": "app-demo-writer", "base": there.dify_url, "inputs": {"tone": "formal"}},
+        {"key": "app-demo-chatflow", "base": there.dify_url, "max_run_seconds": 0.4},
+    )
+    served = await serve(apps=(), dify_api_keys="", dify_api_base="", table=apps)
+    assert (await served.ask("ECHO:by an alias", "gpt-4o")).json()["choices"][0]["message"]["content"] == "by an alias"
+    assert here.runs()[-1].path == "/v1/workflows/run"
+    await served.ask("ECHO:x", "Writer")
+    assert there.last_run["inputs"] == {"query": "ECHO:x", "tone": "formal"}
+    slow = await served.ask("SLOW 100 50", "Support Flow")
+    assert (slow.status_code, slow.json()["error"]["code"]) == (504, "upstream_timeout")
+
+
+async def test_any_origin_is_never_one_with_credentials(serve: Serve) -> None:
+    served = await serve(cors_origins="*")
+    answer = await served.http.get("/v1/models", headers={"origin": "https://anywhere.example"})
+    assert answer.headers["access-control-allow-origin"] in {"*", "https://anywhere.example"}
+    assert "access-control-allow-credentials" not in answer.headers
+
+
 async def test_without_keys(serve: Serve) -> None:
     served = await serve(auth="off", valid_api_keys="")
     assert (await served.http.get("/v1/models", headers={"authorization": ""})).status_code == 200

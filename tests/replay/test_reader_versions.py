@@ -439,7 +439,7 @@ OUTPUTS: dict[str, tuple[object, str | None, str]] = {
     "the chosen one": ({"text": "T", "body": "B"}, "body", "B"),
     "the chosen one, an object": ({"text": "T", "body": {"b": 1}}, "body", '{"b":1}'),
     "a chosen one that is null": ({"text": "T", "body": None}, "body", ""),
-    "a chosen one that is missing": ({"text": "T"}, "body", ""),
+    "a chosen one that this branch does not have": ({"text": "T"}, "body", "T"),
     "none at all": ({}, None, ""),
     "null": (None, None, ""),
 }
@@ -449,6 +449,11 @@ OUTPUTS: dict[str, tuple[object, str | None, str]] = {
 def test_outputs(outputs: object, chosen: str | None, text: str) -> None:
     said = [TextDelta(text)] if text else []
     assert read("workflow", [run(outputs=outputs)], output=chosen) == [*said, DONE]
+
+
+def test_text_in_a_file_event_with_an_empty_address() -> None:
+    frame = b'{"event":"message_file","task_id":"t","answer":"Hello","url":""}'
+    assert read("chat", [frame, end()]) == [TextDelta("Hello"), DONE]
 
 
 def test_a_chosen_output_silences_the_chunks() -> None:
