@@ -28,19 +28,28 @@ def main() -> None:
 @main.command()
 @click.option("--host", help="Address to listen on, instead of SERVER_HOST.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, instead of SERVER_PORT.")
-def serve(host: str | None, port: int | None) -> None:
+@click.option("--workers", type=click.IntRange(1), help="Processes, instead of WORKERS; several need a Redis.")
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Serve the configured Dify apps."""
     import structlog
     import uvicorn
 
-    from opendify.app import create_app
+    from opendify import logs
 
     settings = _settings()
-    app = create_app(settings)
+    workers = workers or settings.workers
+    try:
+        settings.check_workers(workers)
+    except SettingsError as error:
+        sys.exit(f"opendify: {error}")
+    logs.configure(settings.log_level, settings.log_format)
     host, port = host or settings.server_host, port or settings.server_port
-    structlog.get_logger("opendify").info("serving", address=f"http://{host}:{port}", apps=len(settings.all_apps))
+    address = f"http://{host}:{port}"
+    structlog.get_logger("opendify").info("serving", address=address, apps=len(settings.all_apps), workers=workers)
     uvicorn.run(
-        app,
+        "opendify.app:create_app",
+        factory=True,
+        workers=workers,
         host=host,
         port=port,
         loop="uvloop",

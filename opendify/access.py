@@ -58,7 +58,8 @@ def _about(answer: Answer, began: float) -> dict[str, Any]:
     outcome = answer.outcome.result() if answer.outcome.done() else ClientGone("")
     usage = answer.finished.usage if answer.finished else None
     first = answer.first_text_at
-    return {
+    about = {"task": str(answer.task)} if answer.task else {}
+    return about | {
         "model": answer.app.name if answer.app else None,
         "mode": answer.app.mode if answer.app else None,
         "first_token_seconds": None if first is None else round(first - began, 3),

@@ -20,15 +20,21 @@ from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
 from opendify.errors import OpenDifyError, from_exception
 from opendify.exchange import Exchange
+from opendify.headers import HeaderNames, Introduction
 from opendify.health import HealthController
+from opendify.kept_files import KeptFiles
 from opendify.limits import Limits
-from opendify.memory import NoMemory
+from opendify.memory import Memory
 from opendify.openai.chat.controller import ChatController
 from opendify.openai.chat.schema import ChatRequest, Completion
+from opendify.openai.files import FilesController
 from opendify.openai.models import ModelsController
 from opendify.openapi import openapi_config
 from opendify.settings import Settings, SettingsError, load
 from opendify.shutdown import draining_on_signals
+from opendify.store import Store
+from opendify.uploads import Uploads
+from opendify.users import Users
 
 log = structlog.get_logger("opendify")
 
@@ -51,10 +57,11 @@ def create_app(settings: Settings | None = None) -> OpenDify:
     """
     settings = settings or _load_or_exit()
     logs.configure(settings.log_level, settings.log_format)
+    keys = KeyRing(settings.client_keys if settings.auth == "on" else ())
     api = Router(
         "/",
-        route_handlers=[ChatController, ModelsController],
-        middleware=[Authentication(KeyRing(settings.client_keys if settings.auth == "on" else ()))],
+        route_handlers=[ChatController, ModelsController, FilesController],
+        middleware=[Authentication(keys, introduction_of(settings).of)],
     )
     return OpenDify(
         route_handlers=[api, HealthController],
@@ -93,7 +100,8 @@ def _lifespan(settings: Settings) -> Any:
             ttl=settings.model_cache_seconds,
             default=settings.default_model,
         )
-        exchange = Exchange(gateway, catalog, NoMemory(), limits_of(settings))
+        store = Store(settings.cache_url.get_secret_value())
+        exchange = exchange_of(settings, gateway, catalog, store)
         app.state.update({"catalog": catalog, "exchange": exchange})
         try:
             catalog.start()
@@ -103,6 +111,7 @@ def _lifespan(settings: Settings) -> Any:
             await exchange.drain(0)
             await catalog.close()
             await gateway.close()
+            await store.close()
             await cache.close()
 
     return lifespan
@@ -118,6 +127,30 @@ def gateway_of(settings: Settings) -> Gateway:
         http2=settings.http2,
         ca_file=settings.dify_ca_file,
     )
+
+
+def exchange_of(settings: Settings, gateway: Gateway, catalog: Catalog, store: Store) -> Exchange:
+    """What makes the answers."""
+    secret, limits = settings.hash_secret.get_secret_value(), limits_of(settings)
+    memory = Memory(
+        store, gateway, secret=secret, days=settings.conversation_ttl_days, run_seconds=settings.max_run_seconds
+    )
+    kept = KeptFiles(
+        store,
+        secret=secret,
+        days=settings.conversation_ttl_days,
+        minutes=settings.files_kept_minutes,
+        megabytes=settings.files_kept_mb,
+    )
+    uploads = Uploads(gateway, store, secret=secret, hours=settings.upload_cache_hours, kept=kept)
+    users = Users(hashed=settings.hash_users, secret=secret)
+    return Exchange(gateway, catalog, memory, uploads, users, limits)
+
+
+def introduction_of(settings: Settings) -> Introduction:
+    """What is read of the headers beside the key."""
+    names = HeaderNames.of(settings.chat_id_headers, settings.user_headers, settings.task_headers)
+    return Introduction(names, settings.openwebui_jwt_secret.get_secret_value())
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -149,7 +182,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_credentials=False,
         expose_headers=["x-request-id", "x-dify-conversation-id", "x-dify-message-id"],
     )

@@ -1,8 +1,9 @@
-"""Bearer key -> Caller."""
+"""Bearer key -> Caller, with what the other headers say of it."""
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
@@ -14,34 +15,44 @@ from opendify.errors import InvalidKey
 
 
 class Caller(Struct, frozen=True):
-    """Who asks: the key's readable name, and the models it may use (None: all)."""
+    """Who asks: the key's readable name, and the models it may use (None: all).
+
+    The rest is what headers say, those of users and chats for `trusted` keys only: the end user, the client's chat,
+    a Dify conversation, a background task.
+    """
 
     name: str
     models: frozenset[str] | None = None
+    trusted: bool = False
+    user: str | None = None
+    chat_id: str | None = None
+    conversation_id: str | None = None
+    task: str | None = None
 
     def may_use(self, model: str) -> bool:
         """Whether this caller sees the model at all."""
         return self.models is None or model in self.models
 
 
-ANYONE = Caller("anonymous")
+Introduce: TypeAlias = Callable[[Caller, Iterable[tuple[bytes, bytes]]], Caller]
+ANYONE = Caller("anonymous", trusted=True)
 
 
 def _digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-def _caller(key: ClientKey) -> Caller:
-    secret = key.key.get_secret_value().encode()
-    name = key.name or f"key-{_digest(secret).hex()[:8]}"
-    return Caller(name, None if key.models is None else frozenset(key.models))
+def _caller(key: ClientKey, *, alone: bool) -> Caller:
+    trusted = alone if key.trusted is None else key.trusted
+    return Caller(key.known_as, None if key.models is None else frozenset(key.models), trusted)
 
 
 class KeyRing:
     """The client keys, as digests only. With no keys everyone is welcome (`AUTH=off`)."""
 
-    def __init__(self, keys: Iterable[ClientKey]) -> None:
-        self._callers = [(_digest(key.key.get_secret_value().encode()), _caller(key)) for key in keys]
+    def __init__(self, keys: Sequence[ClientKey]) -> None:
+        alone = len(keys) == 1
+        self._callers = [(_digest(key.key.get_secret_value().encode()), _caller(key, alone=alone)) for key in keys]
 
     def identify(self, authorization: bytes | None) -> Caller:
         """The caller behind an Authorization header, in the same time for each key. Raises InvalidKey."""
@@ -65,11 +76,13 @@ class Authentication(ASGIMiddleware):
 
     scopes = (ScopeType.HTTP,)
 
-    def __init__(self, keys: KeyRing) -> None:
+    def __init__(self, keys: KeyRing, introduce: Introduce = lambda caller, _: caller) -> None:
         self._keys = keys
+        self._introduce = introduce
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Put the Caller into the connection's state, or raise InvalidKey."""
+        """Put the Caller into the connection's state. Raises InvalidKey, InvalidUserToken or InvalidRequest."""
         header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        scope["state"]["caller"] = self._keys.identify(header)
+        caller = scope["state"]["caller"] = self._keys.identify(header)  # the log names the key of one refused below
+        scope["state"]["caller"] = self._introduce(caller, scope["headers"])
         await next_app(scope, receive, send)

@@ -9,18 +9,37 @@ Media: TypeAlias = Literal["image", "audio", "file"]
 FinishReason: TypeAlias = Literal["stop", "length", "content_filter"]
 
 
-class Attachment(Struct, frozen=True, kw_only=True):
-    """A file that belongs to a turn: either a URL that Dify fetches itself, or base64 text to upload.
+class Ahead(Struct, frozen=True):
+    """What is known of a file sent ahead: the key of its record, and Dify's id of it or its bytes."""
 
-    `param` is its place in the client's request, for error messages.
+    key: str
+    upload_id: str | None = None
+    data: bytes | None = None
+
+
+class Attachment(Struct, frozen=True, kw_only=True):
+    """A file that belongs to a turn: a URL that Dify fetches itself, base64 text to upload, or a file sent ahead.
+
+    `param` is its place in the client's request, for error messages; `file_id` is ours, from POST /v1/files, and
+    `ahead` what was found under it.
     """
 
     media: Media
     param: str
     url: str | None = None
     base64: str | None = None
+    file_id: str | None = None
+    ahead: Ahead | None = None
     name: str | None = None
     mime_type: str | None = None
+
+
+class ToolCall(Struct, frozen=True):
+    """A call that an earlier answer asked for."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -29,6 +48,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     role: Role
     text: str
     attachments: tuple[Attachment, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     name: str | None = None
 
 
@@ -36,11 +56,13 @@ class Prompt(Struct, frozen=True, kw_only=True):
     """What a client asks, whichever surface it came through.
 
     `variables` are Dify inputs the client named on purpose; `metadata` counts where it names a declared input.
+    `conversation_id` is Dify's, where the client names it.
     """
 
     model: str
     turns: tuple[Turn, ...]
     user: str | None = None
+    conversation_id: str | None = None
     variables: dict[str, object] = {}
     metadata: dict[str, object] = {}
 
@@ -96,10 +118,11 @@ class FileOut(Struct, frozen=True, kw_only=True):
 
 
 class Finished(Struct, frozen=True):
-    """The answer is complete. Nothing follows."""
+    """The answer is complete. Nothing follows. `stopped` by somebody else, it may lack its end."""
 
     reason: FinishReason
     usage: Usage
+    stopped: bool = False
 
 
 class Failed(Struct, frozen=True, kw_only=True):

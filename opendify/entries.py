@@ -1,12 +1,17 @@
 """One client key and one app, as the configuration writes them."""
 
+import hashlib
 import re
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from opendify.fields import BackgroundTasks, Conversations, base_url
+
 Mode = Literal["chat", "agent-chat", "advanced-chat", "completion", "workflow", "agent"]
+
+# A name is the beginning of Dify's `user`, whose column holds 255 characters.
+NAME_CHARS = 100
 
 
 def hint_of(key: str) -> str:
@@ -14,32 +19,25 @@ def hint_of(key: str) -> str:
     return f"{key[: min(7, len(key) // 2)]}..."
 
 
-def base_url(value: str) -> str:
-    """Dify's address, ending in its API prefix. One that ends in `#` is used as it is, without the mark."""
-    if value.endswith("#"):
-        url = value[:-1].rstrip("/")
-    else:
-        url = value.rstrip("/")
-        url = url if url.endswith("/v1") else f"{url}/v1"
-    parts = urlsplit(url)
-    url = url.replace(url[: len(parts.scheme)], parts.scheme, 1)  # urlsplit's is in lower case
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or re.search(r"\s", url):
-        raise ValueError("must be an address such as https://dify.example.com/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("must be a plain address, without user name, query or fragment")
-    return url
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ClientKey(_Part):
-    """A key that clients present. `models` limits it to some models, by name."""
+    """A key that clients present. `models` limits it to some models, by name.
 
-    name: str = Field("", pattern=r"^[\w.@-]*$")
+    What headers say of users and chats counts for `trusted` keys: without a word, for the only one.
+    """
+
+    name: str = Field("", pattern=r"^[\w.@-]*$", max_length=NAME_CHARS)
     key: SecretStr = Field(min_length=1)
     models: tuple[str, ...] | None = None
+    trusted: bool | None = None
+
+    @property
+    def known_as(self) -> str:
+        """Its name in logs and in Dify's users: no two keys have the same."""
+        return self.name or f"key-{hashlib.sha256(self.key.get_secret_value().encode()).hexdigest()[:8]}"
 
 
 class AppConfig(_Part):
@@ -57,6 +55,9 @@ class AppConfig(_Part):
     max_run_seconds: float | None = Field(None, gt=0)
     first_event_seconds: float | None = Field(None, gt=0)
     max_files: int | None = Field(None, ge=0)
+    conversations: Conversations | None = None
+    background_tasks: BackgroundTasks | None = None
+    system_inputs: tuple[str, ...] = ()
 
     @field_validator("key")
     @classmethod

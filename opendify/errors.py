@@ -3,7 +3,11 @@
 OpenDifyError
  |- InvalidRequest        400  the request does not fit; `param` names the field
  |- InvalidKey            401  no client key, or an unknown one
+ |   `- InvalidUserToken      Open WebUI's token of its user does not verify
  |- ModelNotFound         404
+ |- ConversationNotFound  404  no such Dify conversation, or somebody else's
+ |- FileNotFound          404  no such file sent ahead, or somebody else's
+ |- ConversationBusy      409  another turn of it is under way
  |- RequestTooLarge       413
  |- ClientGone            499  nobody is there to be told
  |- Busy                  503  we drain, or every connection to this Dify is in use
@@ -79,6 +83,50 @@ class InvalidKey(OpenDifyError):
         return [*super().headers(), ("www-authenticate", "Bearer")]
 
 
+class InvalidUserToken(InvalidKey):
+    """A token that says who the end user is, and does not verify."""
+
+    code = "invalid_user_token"
+
+    def __init__(self) -> None:
+        super().__init__("The token in X-OpenWebUI-User-Jwt is expired or not signed with this server's secret.")
+
+
+class ConversationNotFound(OpenDifyError):
+    """No such conversation at Dify, or none of this key's and user's."""
+
+    status: int = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    code = "conversation_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such conversation of this user with this model.", param="conversation_id")
+
+
+class FileNotFound(OpenDifyError):
+    """No such file sent ahead, or none of this key's and user's."""
+
+    status: int = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    code = "file_not_found"
+
+    def __init__(self, param: str = "id") -> None:
+        super().__init__("There is no such file of this key and user.", param=param)
+
+
+class ConversationBusy(OpenDifyError):
+    """Another turn of the conversation is under way, and there is no history to begin another one with."""
+
+    status: int = HTTPStatus.CONFLICT
+    type = "invalid_request_error"
+    code = "conversation_busy"
+    should_retry = True
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("Another turn of this conversation is still under way.", param="conversation_id")
+
+
 class ModelNotFound(OpenDifyError):
     """No app answers to this name, or not for this caller."""
 
@@ -108,7 +156,7 @@ class Busy(OpenDifyError):
     status: int = HTTPStatus.SERVICE_UNAVAILABLE
     code = "overloaded"
     should_retry = True
-    retry_after = 2
+    retry_after: int | None = 2
 
 
 class ShutDown(OpenDifyError):

@@ -6,22 +6,23 @@ for a moment, since a run whose stream is dropped loses what it said.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
-from contextlib import aclosing, suppress
-from typing import Any, TypeAlias
+import re
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Any
 
 import structlog
 
-from opendify import sse
+from opendify import background
 from opendify.auth import Caller
-from opendify.dialogue import Event, Failed, Finished, FinishReason, Ids, Prompt, Started, TextDelta
+from opendify.background import Task
+from opendify.dialogue import Event, Finished, FinishReason, Ids, Prompt, Started, TextDelta, Usage
 from opendify.dify.apps import App
 from opendify.dify.catalog import Catalog
-from opendify.dify.events import Malformed
-from opendify.dify.files import PlannedFile
 from opendify.dify.gateway import Gateway
-from opendify.dify.reader import Reader
-from opendify.dify.requests import RunPlan, build
+from opendify.dify.requests import Told, build
 from opendify.errors import (
     BrokenUpstream,
     Busy,
@@ -31,14 +32,13 @@ from opendify.errors import (
     ShutDown,
     UpstreamTimeout,
     from_exception,
-    from_failed,
 )
 from opendify.limits import Limits
-from opendify.memory import Memory
-from opendify.users import end_user
+from opendify.memory import Conversation, Memory
+from opendify.run import LEAVE_SECONDS, Run, resolve
+from opendify.uploads import Sent, Uploads, start_held
+from opendify.users import Users
 
-# How long a stopped run is still read, and how long a chatflow's message_end may lag behind its workflow_finished.
-LEAVE_SECONDS = 3.0
 # Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
 APP_CHANGED = {
     "not_chat_app",
@@ -49,18 +49,30 @@ APP_CHANGED = {
     "bad_request",
 }
 
-Told: TypeAlias = tuple[Sequence[Event], OpenDifyError | None]
+# ... and that it does not know a file, before a run or as the reason of one that failed at once.
+UNKNOWN_FILE = re.compile("upload file", re.IGNORECASE)
 
 log = structlog.get_logger("opendify.exchange")
+
+
+class Elsewhere(BrokenUpstream):
+    """Dify began another conversation in silence, because it does not know the one it was told to go on with."""
+
+    def __init__(self) -> None:
+        super().__init__("Dify began another conversation.")
 
 
 class Exchange:
     """Makes answers, and ends them all when the server shuts down."""
 
-    def __init__(self, gateway: Gateway, catalog: Catalog, memory: Memory, limits: Limits) -> None:
+    def __init__(
+        self, gateway: Gateway, catalog: Catalog, memory: Memory, uploads: Uploads, users: Users, limits: Limits
+    ) -> None:
         self.gateway = gateway
         self.catalog = catalog
         self.memory = memory
+        self.uploads = uploads
+        self.users = users
         self.limits = limits
         self.draining = False
         self._answers: set[Answer] = set()
@@ -113,25 +125,25 @@ class Answer:
         self._caller = caller
         self._loop = asyncio.get_running_loop()
         self.limits = exchange.limits
-        self.user = end_user(caller, prompt.user)
+        self.task = background.recognise(caller.task, prompt.turns)
+        self.user = ""
         self.app: App | None = None
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
         self.cut: FinishReason | None = None
         self.sent: asyncio.Future[None] = self._loop.create_future()
         self.outcome: asyncio.Future[OpenDifyError | None] = self._loop.create_future()
-        self._identified: asyncio.Future[None] = self._loop.create_future()
-        self._reader: Reader | None = None
+        self._run: Run | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._sent_at = 0.0
-        self._waiting_since: float | None = None
+        self._may_have_run = False
+        self._told = False
         self._left = False
 
     @property
     def ids(self) -> Ids:
         """Dify's names for this answer, as far as they are known."""
-        return self._reader.ids if self._reader else Ids()
+        return self._run.ids if self._run else Ids()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that may outlive the request."""
@@ -159,45 +171,50 @@ class Answer:
 
     def _stop(self) -> None:
         """Stop the run at Dify, once, and read on for a moment. Before it was sent, just do not send it."""
-        if self._left or (self._reader and self._reader.done):
+        if self._left or (self._run and self._run.reader.done):
             return
         self._left = True
-        if self.sent.done():
-            self._exchange.spawn(self._depart())
+        if self._run:
+            self._exchange.spawn(self._depart(self._run))
         elif self._reading:
             self._reading.cancel()
 
-    async def _depart(self) -> None:
+    async def _depart(self, run: Run) -> None:
         """Call Dify's stop as soon as the run can be named, then give the stream time to end by itself."""
         until = self._loop.time() + LEAVE_SECONDS
         try:
-            await asyncio.wait((self._identified,), timeout=LEAVE_SECONDS)
-            if self.app and self.ids.task_id:
-                async with asyncio.timeout_at(until):
-                    await self._exchange.gateway.stop(self.app, self.ids.task_id, self.user)
-        except (OpenDifyError, TimeoutError) as error:
-            log.warning("stop_failed", app=self.app and self.app.name, problem=repr(error))
+            await asyncio.wait((run.identified,), timeout=LEAVE_SECONDS)
+            await self._stop_at_dify(run, until)
         finally:
             if self._reading:
                 await asyncio.wait((self._reading,), timeout=max(until - self._loop.time(), 0))
                 self._reading.cancel()
 
+    async def _stop_at_dify(self, run: Run, until: float) -> None:
+        if not (self.app and run.ids.task_id):
+            return
+        try:
+            async with asyncio.timeout_at(until):
+                await self._exchange.gateway.stop(self.app, run.ids.task_id, self.user)
+        except (OpenDifyError, TimeoutError) as error:
+            log.warning("stop_failed", app=self.app.name, problem=repr(error))
+
     # -- the clock: one timer per answer, set anew when it fires and not when something is read
 
-    def _mind_the_time(self) -> None:
+    def _mind_the_time(self, run: Run) -> None:
         """End the answer if a time limit has passed, else look again when the next one can."""
         limits, now = self.limits, self._loop.time()
-        due = [(self._sent_at + limits.run, f"The run took longer than {limits.run:g} seconds.")]
-        if not self._identified.done():
+        due = [(run.sent_at + limits.run, f"The run took longer than {limits.run:g} seconds.")]
+        if not run.identified.done():
             message = f"The run did not begin within {limits.first_event:g} seconds."
-            due.append((self._sent_at + limits.first_event, message))
-        silent_since = now if self._waiting_since is None else self._waiting_since
+            due.append((run.sent_at + limits.first_event, message))
+        silent_since = now if run.waiting_since is None else run.waiting_since
         due.append((silent_since + limits.silence, f"Dify was silent for {limits.silence:g} seconds."))
         moment, message = min(due)
         if moment <= now:
             self.leave(UpstreamTimeout(message))
         else:
-            self._timer = self._loop.call_at(moment, self._mind_the_time)
+            self._timer = self._loop.call_at(moment, self._mind_the_time, run)
 
     # -- reading: one task
 
@@ -220,133 +237,141 @@ class Answer:
             self.leave(from_exception(error))
         finally:
             self._exchange.ended(self)
-            resolve(self._identified, None)
             if self._timer:
                 self._timer.cancel()
 
     async def _converse(self) -> AsyncGenerator[Sequence[Event], None]:
-        exchange, prompt = self._exchange, self._prompt
-        self.app = app = await exchange.catalog.find(prompt.model, self._caller.may_use)
+        exchange, prompt, caller = self._exchange, self._prompt, self._caller
+        self.app = app = await exchange.catalog.find(prompt.model, caller.may_use)
+        way = app.config.background_tasks or "isolated"
+        if self.task and way.startswith("route:"):
+            self.app = app = await exchange.catalog.named(way.removeprefix("route:"), lambda _: True)
         self.limits = exchange.limits.of(app)
-        plan = build(prompt, app, self.limits.files)
-        conversation_id = await exchange.memory.recall(prompt, app, self._caller) if app.converses else None
+        self.user = exchange.users.of(caller, prompt.user, app)
+        if self.task and way == "local" and self.task not in background.WORTH_A_RUN:
+            yield await self._answer_here(self.task, app)
+            return
+        alone = self.task is not None and way != "pass"
+        conversation = Conversation() if alone else await exchange.memory.recall(prompt, app, caller, self.user)
         try:
-            body = plan.body(self.user, await self._upload(plan), conversation_id)
-            self._reader = Reader(app.mode, origin=app.access.origin, output=app.config.output, moderated=app.moderated)
-            self._begin()
-            async with exchange.gateway.run(app.access, plan.path, body, wanted=lambda: not self._left) as stream:
-                async with aclosing(self._read_run(stream, self._reader)) as batches:
-                    async for events in batches:
-                        yield events
-                await _exhaust(stream)
+            async with aclosing(self._answer_in(conversation, app)) as batches:
+                async for events in batches:
+                    yield events
         except Refused as error:
             if error.upstream_code in APP_CHANGED and error.code != "rate_limit_exceeded":
                 await exchange.catalog.changed(app)
             raise
-
-    def _begin(self) -> None:
-        self._sent_at = self._waiting_since = self._loop.time()
-        resolve(self.sent, None)
-        self._mind_the_time()
-
-    async def _upload(self, plan: RunPlan) -> list[str | None]:
-        """The ids of the files that are sent to Dify first, all at once; None for those sent as links."""
-
-        async def upload(file: PlannedFile) -> str | None:
-            try:
-                return await self._exchange.gateway.upload(plan.app, self.user, file.upload) if file.upload else None
-            except Refused as error:
-                error.param = file.param
-                raise
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(upload(file)) for file in plan.files]
-        except* OpenDifyError as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    async def _read_run(self, stream: AsyncIterator[bytes], reader: Reader) -> AsyncGenerator[Sequence[Event], None]:
-        """What the reader says, until the run is over. What was said before a failure comes before it."""
-        decoder = sse.Decoder()
-        async with aclosing(self._arrivals(stream, reader)) as arrivals:
-            async for data in arrivals:
-                events, failure = self._read(data, decoder, reader)
-                if events:
-                    yield events
-                if failure:
-                    self.leave(failure)
-                    return
-        if not reader.done and not reader.closing:
-            self._stop()  # the stream ended, the run perhaps did not
-        events, failure = self._told(reader.close())
-        if events:
-            yield events
-        if failure:
-            self._fail(failure)
-
-    async def _arrivals(self, stream: AsyncIterator[bytes], reader: Reader) -> AsyncGenerator[bytes, None]:
-        """The stream's bytes, while they can matter: once a chatflow has finished, only for a moment."""
-        async for data in stream:
-            self._waiting_since = None
-            yield data
-            if reader.done or reader.closing:
-                break
-            self._waiting_since = self._loop.time()
-        self._waiting_since = None
-        until = self._loop.time() + LEAVE_SECONDS
-        while reader.closing and not reader.done and (late := await _next(stream, until)):
-            yield late
-
-    def _read(self, data: bytes, decoder: sse.Decoder, reader: Reader) -> Told:
-        events: list[Event] = []
-        try:
-            for frame in decoder.feed(data):
-                events += reader.read(frame)
-                if reader.done:
-                    break
-        except (Malformed, sse.FrameTooLong) as error:
-            log.warning("malformed_event", app=self.app and self.app.name, problem=str(error))
-            return self._told(events)[0], BrokenUpstream("Dify sent something that is not its protocol.")
         finally:
-            if reader.ids.task_id:
-                resolve(self._identified, None)
-        if reader.spoken > self.limits.answer_chars:
-            return (), BrokenUpstream(f"The answer is longer than {self.limits.answer_chars} characters.")
-        return self._told(events)
+            if alone and app.converses and self.ids.conversation_id:
+                exchange.spawn(self._forget(app, self.ids.conversation_id))
 
-    def _told(self, events: Sequence[Event]) -> Told:
-        """What there is to tell; a start that is followed by failure at once is none of it."""
-        if not events:
-            return (), None
-        if self.first_text_at is None and any(isinstance(event, TextDelta) for event in events):
-            self.first_text_at = self._loop.time()
-        match events[-1]:
-            case Failed() as failed:
-                return [event for event in events if not isinstance(event, Started | Failed)], from_failed(failed)
-            case Finished() as finished:
-                self.finished = finished
-        return events, None
+    async def _answer_here(self, task: Task, app: App) -> Sequence[Event]:
+        """What a background task is told without a run."""
+        asks = task is Task.FOLLOW_UPS and app.suggests
+        message_id = await self._exchange.memory.last_message(app, self._caller, self.user) if asks else None
+        suggestions: list[str] = []
+        if message_id:
+            try:
+                suggestions = await self._exchange.gateway.suggestions(app, self.user, message_id)
+            except OpenDifyError as error:  # no suggestions are no failure
+                log.info("no_suggestions", app=app.name, problem=error.code)
+        self.finished = Finished("stop", Usage())
+        text = background.answer(task, self._prompt.turns, suggestions)
+        return (TextDelta(text), self.finished) if text else (self.finished,)
+
+    async def _answer_in(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
+        """Hear what is said, so that the next turn finds this one: known before the client has its last word."""
+        try:
+            async with aclosing(self._runs(conversation, app)) as batches:
+                async for events in batches:
+                    conversation.hear(events)
+                    self._note(events)
+                    if self._run and self.finished and not (self.finished.stopped or self.cut or self._left):
+                        await conversation.keep(self._run.ids, self._run.started or time.time())
+                    yield events
+        except OpenDifyError as error:
+            if error.should_retry:  # which is said only where nothing can have run
+                self._may_have_run = False
+            raise
+        finally:
+            self._exchange.spawn(conversation.release(self.ids, ran=self._may_have_run))
+
+    async def _runs(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
+        """One run; another one where Dify has lost what we thought it has, as long as nothing was told."""
+        for mends_left in reversed(range(3)):
+            sent = Sent([], [])
+            try:
+                async with aclosing(self._attempt(conversation, app, sent)) as batches:
+                    async for events in batches:
+                        yield events
+            except (Refused, Elsewhere) as error:
+                if not (mends_left and await self._mended(error, conversation, sent)):
+                    raise
+            else:
+                return
+
+    async def _attempt(
+        self, conversation: Conversation, app: App, sent: Sent
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        exchange = self._exchange
+        told = Told(is_known=conversation.id is not None, instructions=conversation.instructions)
+        resolve_kept, most = exchange.uploads.kept.resolve, self.limits.files
+        prompt = await resolve_kept(self._prompt, self._caller, app, most, is_known=told.is_known)
+        plan = build(prompt, app, most, told)
+        await exchange.uploads.send(plan, self.user, sent)
+        if conversation.wait:
+            await asyncio.sleep(conversation.wait)
+        body = plan.body(self.user, sent.ids, conversation.id)
+        run = self._begin(app)
+        said = run.events(plan.path, body, wanted=lambda: not self._left)
+        async with aclosing(start_held(said) if sent.reused else said) as batches:
+            async for events in batches:
+                if conversation.id and run.ids.conversation_id not in {None, conversation.id}:
+                    await self._stop_at_dify(run, self._loop.time() + LEAVE_SECONDS)
+                    exchange.spawn(self._forget(app, run.ids.conversation_id or ""))
+                    raise Elsewhere
+                yield events
+
+    def _begin(self, app: App) -> Run:
+        self._run = run = Run(self._exchange.gateway, app, self.limits)
+        self._may_have_run = True
+        resolve(self.sent, None)
+        if self._timer:
+            self._timer.cancel()
+        self._mind_the_time(run)
+        return run
+
+    async def _mended(self, error: OpenDifyError, conversation: Conversation, sent: Sent) -> bool:
+        """Whether another run can go better: in a new conversation, or with its files sent again."""
+        if self._told or self._left:
+            return False
+        if conversation.id and _is_gone(error):
+            await conversation.renew()
+        elif sent.reused and UNKNOWN_FILE.search(error.message):
+            await self._exchange.uploads.forget(sent)
+        else:
+            return False
+        self._run = None
+        return True
+
+    def _note(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._told = self._told or not isinstance(event, Started)
+            if self.first_text_at is None and isinstance(event, TextDelta):
+                self.first_text_at = self._loop.time()
+        if isinstance(finished := events[-1], Finished):
+            self.finished = finished
+
+    async def _forget(self, app: App, conversation_id: str) -> None:
+        """Delete a conversation that nobody goes on with."""
+        try:
+            await self._exchange.gateway.forget(app, self.user, conversation_id)
+        except OpenDifyError as error:
+            log.warning("conversation_not_deleted", app=app.name, problem=error.code)
 
 
-def resolve(future: asyncio.Future[Any], value: object) -> None:
-    """The first to resolve it does."""
-    if not future.done():
-        future.set_result(value)
-
-
-async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
-    """The next bytes, or None at the end of the stream or of the patience."""
-    try:
-        async with asyncio.timeout_at(until):
-            return await anext(stream, None)
-    except TimeoutError:
-        return None
-
-
-async def _exhaust(stream: AsyncIterator[bytes]) -> None:
-    """Read what follows the answer, for a moment: then the connection can serve the next run."""
-    until = asyncio.get_running_loop().time() + LEAVE_SECONDS
-    with suppress(BrokenUpstream):  # the answer is complete, whatever becomes of its connection
-        while await _next(stream, until):
-            continue
+def _is_gone(error: OpenDifyError) -> bool:
+    """Whether Dify does not have the conversation that it was told to go on with."""
+    if isinstance(error, Refused):
+        return error.upstream_status == HTTPStatus.NOT_FOUND or error.upstream_code == "conversation_completed"
+    return isinstance(error, Elsewhere)

@@ -1,21 +1,13 @@
 """Environment, .env and litestar.toml -> one frozen Settings. The only file that reads the environment."""
 
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 from dotenv import dotenv_values
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -25,18 +17,37 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from opendify.entries import AppConfig, ClientKey, app_config, base_url, client_key, hint_of
+from opendify.entries import AppConfig, ClientKey, app_config, client_key, hint_of
+from opendify.fields import (
+    LIST,
+    Address,
+    BackgroundTasks,
+    CacheUrl,
+    Conversations,
+    Count,
+    Days,
+    File,
+    Headers,
+    Hours,
+    LogFormat,
+    LogLevel,
+    Minutes,
+    Origins,
+    Seconds,
+    Secret,
+    Switch,
+    Words,
+)
+from opendify.sentences import sentence
 
-CONFIG_FILE = "litestar.toml"
+CONFIG_FILE: Final = "litestar.toml"
+TABLES: Final = frozenset(("keys", "apps"))
+# What an app may say for itself, else it is said for all.
+WAYS: Final = ("conversations", "background_tasks", "system_inputs")
 
 
 class SettingsError(Exception):
     """A configuration that cannot work; the text is one sentence for the person who wrote it."""
-
-
-def _list(value: object) -> object:
-    """A comma-separated line as the list it stands for."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _from_env(entry: object) -> object:
@@ -48,14 +59,6 @@ def _from_env(entry: object) -> object:
     if not (secret := os.environ.get(str(variable)) or dotenv_values(".env").get(str(variable))):
         raise ValueError(f"names key_env {variable!r}, which is set neither in the environment nor in .env")
     return {**rest, "key": secret}
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-TABLES = frozenset(("keys", "apps"))
 
 
 class _Lines(PydanticBaseSettingsSource):
@@ -77,15 +80,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    valid_api_keys: Annotated[
-        tuple[Annotated[ClientKey, BeforeValidator(client_key)], ...], NoDecode, BeforeValidator(_list)
-    ] = Field((), description="keys that clients present, comma-separated; name:key gives one a name for the logs")
-    auth: Literal["on", "off"] = Field("on", description="off serves everyone without a key, on purpose")
-    dify_api_keys: Annotated[
-        tuple[Annotated[AppConfig, BeforeValidator(app_config)], ...], NoDecode, BeforeValidator(_list)
-    ] = Field((), description="Dify app keys, comma-separated; model-name=app-... fixes the model's name")
-    dify_api_base: str = Field("", description="Dify's address, with or without /v1; a trailing # uses it as it is")
-    dify_ca_file: Path | None = Field(None, description="PEM file of the authority that signed Dify's certificate")
+    valid_api_keys: Annotated[tuple[Annotated[ClientKey, BeforeValidator(client_key)], ...], NoDecode, LIST] = Field(
+        (), description="keys that clients present, comma-separated; name:key gives one a name for the logs"
+    )
+    auth: Switch = Field("on", description="off serves everyone without a key, on purpose")
+    dify_api_keys: Annotated[tuple[Annotated[AppConfig, BeforeValidator(app_config)], ...], NoDecode, LIST] = Field(
+        (), description="Dify app keys, comma-separated; model-name=app-... fixes the model's name"
+    )
+    dify_api_base: Address = Field("", description="Dify's address, with or without /v1; a trailing # uses it as it is")
+    dify_ca_file: File | None = Field(None, description="PEM file of the authority that signed Dify's certificate")
     timeout: Seconds = Field(30.0, description="longest silence accepted from Dify, seconds (Dify pings every 10)")
     connect_timeout: Seconds = Field(5.0, description="longest wait for a connection to Dify, seconds")
     first_packet_seconds: Seconds = Field(
@@ -107,11 +110,53 @@ class Settings(BaseSettings):
     max_connections: Count = Field(1000, description="most simultaneous runs of one Dify; more are refused with 503")
     http2: bool = Field(True, description="speak HTTP/2 with an https Dify that offers it")
     default_model: str = Field("", description="the model for requests that name an unknown one; empty: they get a 404")
-    cors_origins: Words = Field(
+    conversations: Conversations = Field(
+        "auto",
+        description="auto finds the conversation that a history continues; explicit: only by its id or the chat's; off",
+    )
+    conversation_ttl_days: Days = Field(30.0, description="how long a conversation is remembered after its last turn")
+    cache_url: CacheUrl = Field(
+        SecretStr("mem://"),
+        description="where conversations are remembered; redis://HOST:6379/0 shares them among workers and replicas",
+    )
+    upload_cache_hours: Hours = Field(24.0, description="how long a file sent to Dify is not sent again, hours")
+    files_kept_mb: Count = Field(
+        100, description="most megabytes of files that wait here for the first chat which names their app"
+    )
+    files_kept_minutes: Minutes = Field(60.0, description="how long such a file waits, minutes")
+    chat_id_headers: Headers = Field(
+        ("X-OpenWebUI-Chat-Id", "X-LibreChat-Conversation-Id", "X-Chat-Id", "X-Session-Id"),
+        description="headers that name the client's chat, for trusted keys; the first that is sent counts",
+    )
+    user_headers: Headers = Field(
+        ("X-OpenWebUI-User-Id", "X-LibreChat-User-Id"),
+        description="headers that name the end user, for trusted keys; the first that is sent counts",
+    )
+    openwebui_jwt_secret: Secret = Field(
+        SecretStr(""),
+        description="Open WebUI's FORWARD_USER_INFO_HEADER_JWT_SECRET, 32 bytes or more: verifies who its users are",
+    )
+    hash_users: bool = Field(False, description="true shows Dify a digest in place of the end user's name")
+    hash_secret: Secret = Field(
+        SecretStr(""),
+        description="secret of the digests; empty: each app's Dify key, so that users behind a new key are new ones",
+    )
+    task_headers: Headers = Field(
+        ("X-OpenWebUI-Task",), description="headers whose value marks a background task: titles, tags, follow-ups"
+    )
+    background_tasks: BackgroundTasks = Field(
+        "isolated", description="what becomes of background tasks: isolated, local, route:MODEL or pass"
+    )
+    system_inputs: Words = Field(
+        ("system", "system_prompt", "instructions"),
+        description="variables of an app that take the system text, the first that it declares",
+    )
+    workers: Count = Field(1, description="processes of opendify serve; several need CACHE_URL=redis://...")
+    cors_origins: Origins = Field(
         (), description="web origins allowed to call from a browser, comma-separated; * for any"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity logged")
-    log_format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
+    log_level: LogLevel = Field("info", description="least severity logged")
+    log_format: LogFormat = Field("console", description="console for people, json for machines")
     server_host: str = Field("127.0.0.1", description="address to listen on")
     server_port: int = Field(8000, ge=1, le=65535, description="port to listen on")
 
@@ -132,31 +177,6 @@ class Settings(BaseSettings):
         lines = (_Lines(env_settings), _Lines(dotenv_settings))
         return init_settings, *lines, TomlConfigSettingsSource(settings_cls, CONFIG_FILE)
 
-    @field_validator("log_level", "log_format", "auth", mode="before")
-    @classmethod
-    def _in_lower_case(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
-    @field_validator("dify_api_base")
-    @classmethod
-    def _is_an_address(cls, base: str) -> str:
-        return base_url(base) if base else base
-
-    @field_validator("dify_ca_file")
-    @classmethod
-    def _is_a_file(cls, path: Path | None) -> Path | None:
-        if path and not path.is_file():
-            raise ValueError(f"names {path}, which is not a file")
-        return path
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
-                raise ValueError(f"holds {origin!r}: an origin looks like https://chat.example.com")
-        return origins
-
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         if not self.client_keys and self.auth == "on":
@@ -167,7 +187,7 @@ class Settings(BaseSettings):
         _refuse_doubles("VALID_API_KEYS", [key.key for key in self.client_keys])
         _refuse_doubles("DIFY_API_KEYS", [app.key for app in self.dify_api_keys])
         _refuse_doubles(f"{CONFIG_FILE} [[apps]]", [app.key for app in self.apps])
-        names = [key.name for key in self.client_keys if key.name]
+        names = [key.known_as for key in self.client_keys]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise SettingsError(f"VALID_API_KEYS gives the name {twice!r} to two keys: their users would be the same.")
         if not self.all_apps:
@@ -179,7 +199,21 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "DIFY_API_BASE is not set: give Dify's address, for example DIFY_API_BASE=https://dify.example.com/v1."
             )
+        self.check_workers(self.workers)
         return self
+
+    def check_workers(self, workers: int) -> None:
+        """Whether so many processes would know the same conversations. Raises SettingsError."""
+        if workers > 1 and not self.is_shared:
+            raise SettingsError(
+                f"CACHE_URL is mem://, which {workers} workers cannot share: set it to a Redis that all of them reach, "
+                "for example CACHE_URL=redis://localhost:6379/0 (or serve with one worker)."
+            )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes remember the same."""
+        return not self.cache_url.get_secret_value().startswith("mem://")
 
     @property
     def client_keys(self) -> tuple[ClientKey, ...]:
@@ -188,7 +222,10 @@ class Settings(BaseSettings):
 
     @property
     def all_apps(self) -> tuple[AppConfig, ...]:
-        """The apps of the environment, then those of the file; one listed in both is one, under the former's name."""
+        """The apps of the environment, then those of the file; one listed in both is one, under the former's name.
+
+        What an app does not set for itself is set for all.
+        """
         in_file = {app.key.get_secret_value(): app for app in self.apps}
         merged: dict[str, AppConfig] = {}
         for app in self.dify_api_keys + self.apps:
@@ -196,8 +233,12 @@ class Settings(BaseSettings):
             known = in_file.get(secret, app)
             name = app.name or known.name
             base = known.base or self.dify_api_base
-            merged.setdefault(secret, known.model_copy(update={"name": name, "base": base}))
+            own = {"name": name, "base": base} | self._ways_of(known)
+            merged.setdefault(secret, known.model_copy(update=own))
         return tuple(merged.values())
+
+    def _ways_of(self, app: AppConfig) -> dict[str, Any]:
+        return {name: getattr(app if name in app.model_fields_set else self, name) for name in WAYS}
 
 
 def _refuse_doubles(name: str, keys: list[SecretStr]) -> None:
@@ -230,7 +271,7 @@ def load() -> Settings:
         _check_file()
         return Settings()
     except ValidationError as error:
-        raise SettingsError(_sentence(error)) from None
+        raise SettingsError(sentence(error, Settings.model_fields, CONFIG_FILE)) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}.") from None
     except UnicodeDecodeError:
@@ -248,27 +289,6 @@ def _check_file() -> None:
         raise SettingsError(
             f"{CONFIG_FILE} has the unknown setting {min(unknown)!r}: see the shipped file for the known ones."
         )
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first problem in one sentence: which variable, what is wrong, what it should look like."""
-    problem = error.errors(include_url=False, include_input=False, include_context=True)[0]
-    where, *inside = problem["loc"]
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    name = _variable(str(where), inside)
-    field = Settings.model_fields.get(str(where))
-    meaning = f" ({field.description})" if field and field.description else ""
-    return f"{name} is wrong: {message}{meaning}."
-
-
-def _variable(field: str, inside: list[int | str]) -> str:
-    """The setting's name as its author wrote it: a variable of the environment, or an entry of the file."""
-    if field in {"apps", "keys"}:
-        return f"{CONFIG_FILE} [[{field}]]" + "".join(
-            f" number {part + 1}" if isinstance(part, int) else f" {part}" for part in inside
-        )
-    return field.upper()
 
 
 def documented() -> Iterator[tuple[str, str, Mapping[str, Any]]]:

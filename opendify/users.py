@@ -1,19 +1,90 @@
-"""Who asks, as Dify knows it."""
+"""Who asks, as Dify knows it: it keeps conversations, files and stops apart by its `user` and checks nothing."""
 
 import hashlib
+import hmac
+import re
+from typing import Final
+
+import jwt
+import structlog
 
 from opendify.auth import Caller
+from opendify.dify.apps import App
+from opendify.errors import InvalidUserToken
 
-USER_CHARS = 255
+USER_CHARS: Final = 255
+TOKEN_CHARS: Final = 8192
+ISSUER: Final = "open-webui"
+# The clocks of two machines differ; Open WebUI's tokens are good for 300 seconds.
+LEEWAY_SECONDS: Final = 30
+# What a text column or a line of a log does not take as it is.
+_UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+log = structlog.get_logger("opendify.users")
 
 
-def end_user(caller: Caller, user: str | None) -> str:
-    """Dify's `user`: the same person behind the same key, always; people behind other keys are others.
+def verified_user(token: str, secret: str) -> str:
+    """The user id of Open WebUI's `X-OpenWebUI-User-Jwt`: HS256, issued by it, not expired. Raises InvalidUserToken."""
+    try:
+        user = _subject(token, secret)
+    except (jwt.PyJWTError, ValueError) as error:
+        log.info("user_token_refused", problem=type(error).__name__)
+        raise InvalidUserToken from None
+    return user
 
-    Dify keeps conversations, files and stops apart by it. Its column holds 255 characters.
+
+def _subject(token: str, secret: str) -> str:
+    if len(token) > TOKEN_CHARS:
+        raise jwt.DecodeError
+    claims = jwt.decode(
+        token,
+        secret.encode().ljust(32, b"\0"),  # what HMAC does with a short one, without the library's warning each time
+        algorithms=["HS256"],
+        issuer=ISSUER,
+        leeway=LEEWAY_SECONDS,
+        options={"require": ["exp", "iss", "sub"]},
+    )
+    user: str = claims["sub"]
+    if not user.strip():
+        raise jwt.MissingRequiredClaimError("sub")
+    return user
+
+
+def readable(caller: Caller, user: str | None) -> str:
+    """`<key name>:<end user>`: the same person behind the same key, always; people behind other keys are others.
+
+    What headers vouch for goes before what the body says. A key's name holds neither `:` nor `#`, so that whatever
+    end users are called, no two of them get one name. What Dify cannot store is `<key name>#<digest>`.
     """
-    name = f"{caller.name}:{user}" if user else caller.name
-    if len(name) <= USER_CHARS:
+    named = caller.user or user
+    if not (named and named.strip()):
+        return caller.name
+    name = f"{caller.name}:{named}"
+    if len(name) <= USER_CHARS and not _UNFIT.search(name):
         return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{name[: USER_CHARS - 65]}:{digest}"
+    return f"{caller.name}#{hashlib.sha256(_bytes(named)).hexdigest()}"
+
+
+def digest_key(secret: str, app: App) -> bytes:
+    """The key of every digest that belongs to an app: by HASH_SECRET, else by the app's own Dify key."""
+    return hashlib.sha256(f"{secret or app.access.key}\n{app.access.id}".encode()).digest()
+
+
+class Users:
+    """Dify's `user` for a caller: readable, or an HMAC of that."""
+
+    def __init__(self, *, hashed: bool = False, secret: str = "") -> None:
+        self._hashed = hashed
+        self._secret = secret
+
+    def of(self, caller: Caller, user: str | None, app: App) -> str:
+        """Dify's name for the caller's end user. With HASH_SECRET it outlives the app's Dify key, as people do."""
+        name = readable(caller, user)
+        if not self._hashed:
+            return name
+        secret = self._secret or app.access.key
+        return hmac.new(secret.encode(), _bytes(name), hashlib.sha256).hexdigest()
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")

@@ -118,7 +118,7 @@ def answer(outcome: OpenDifyError | None = None, *, over: bool = True, **about: 
         future.set_result(outcome)
     app = SimpleNamespace(name="my flow", mode="workflow")
     about = {"app": app, "finished": None, "first_text_at": None, "cut": None} | about
-    return SimpleNamespace(outcome=future, user="ann", ids="secret", **about)
+    return SimpleNamespace(outcome=future, task=None, user="ann", ids="secret", **about)
 
 
 async def line_of(told: Any) -> dict[str, Any]:

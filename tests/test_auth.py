@@ -1,15 +1,16 @@
 """Bearer key -> Caller."""
 
 import hmac
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from litestar.types import Message, Receive, Scope, Send
 from pydantic import SecretStr
 
-from opendify.auth import ANYONE, Authentication, Caller, KeyRing
+from opendify.auth import ANYONE, Authentication, Caller, Introduce, KeyRing
 from opendify.entries import ClientKey
-from opendify.errors import InvalidKey
+from opendify.errors import InvalidKey, InvalidUserToken
 
 KEYS = [
     ClientKey(name="team", key=SecretStr("sk-team")),
@@ -119,10 +120,32 @@ def test_the_models_a_key_may_use(key: bytes, model: str, allowed: bool) -> None
     assert KeyRing(KEYS).identify(b"Bearer " + key).may_use(model) is allowed
 
 
+@pytest.mark.parametrize(
+    ("said", "trusted"),
+    [
+        ([None], [True]),
+        ([False], [False]),
+        ([True], [True]),
+        ([None, None], [False, False]),
+        ([None, True], [False, True]),
+        ([False, None, True], [False, False, True]),
+    ],
+)
+def test_without_a_word_only_a_lone_key_is_trusted(said: list[bool | None], trusted: list[bool]) -> None:
+    ring = KeyRing([ClientKey(key=SecretStr(f"sk-{place}"), trusted=word) for place, word in enumerate(said)])
+    assert [ring.identify(f"Bearer sk-{place}".encode()).trusted for place in range(len(said))] == trusted
+
+
+def test_without_keys_everyone_is_trusted() -> None:
+    assert KeyRing(()).identify(None).trusted
+
+
 # -- the middleware
 
 
-async def pass_through(headers: list[tuple[bytes, bytes]]) -> list[Any]:
+async def pass_through(
+    headers: list[tuple[bytes, bytes]], introduce: Introduce | None = None, state: dict[str, Any] | None = None
+) -> list[Any]:
     """The callers that reach the application."""
     reached: list[Any] = []
 
@@ -135,8 +158,9 @@ async def pass_through(headers: list[tuple[bytes, bytes]]) -> list[Any]:
     async def send(message: Message) -> None:
         raise AssertionError("something was sent")
 
-    scope: Any = {"type": "http", "headers": headers, "state": {}}
-    await Authentication(KeyRing(KEYS)).handle(scope, receive, send, application)
+    scope: Any = {"type": "http", "headers": headers, "state": {} if state is None else state}
+    middleware = Authentication(KeyRing(KEYS), introduce) if introduce else Authentication(KeyRing(KEYS))
+    await middleware.handle(scope, receive, send, application)
     return reached
 
 
@@ -149,3 +173,25 @@ async def test_the_caller_is_named_before_the_body_is_read() -> None:
 async def test_others_do_not_reach_the_application(headers: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(InvalidKey):
         await pass_through(headers)
+
+
+async def test_whoever_has_a_key_is_introduced() -> None:
+    heard: list[Any] = []
+
+    def introduce(caller: Caller, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        heard.append((caller, list(headers)))
+        return Caller(caller.name, user="ann")
+
+    headers = [(b"authorization", b"Bearer sk-team"), (b"x-user", b"ann")]
+    assert await pass_through(headers, introduce) == [Caller("team", user="ann")]
+    assert heard == [(Caller("team"), headers)]
+
+
+async def test_the_log_can_name_the_key_of_one_whose_token_is_refused() -> None:
+    def introduce(caller: Caller, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        raise InvalidUserToken
+
+    state: dict[str, Any] = {}
+    with pytest.raises(InvalidUserToken):
+        await pass_through([(b"authorization", b"Bearer sk-team")], introduce, state)
+    assert state == {"caller": Caller("team")}

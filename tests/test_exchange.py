@@ -17,7 +17,10 @@ from opendify.entries import AppConfig, Mode
 from opendify.errors import BrokenUpstream, Busy, ClientGone, OpenDifyError, Refused, ShutDown, Unreachable
 from opendify.exchange import Answer, Exchange
 from opendify.limits import Limits
-from opendify.memory import NoMemory
+from opendify.memory import Memory
+from opendify.store import Store
+from opendify.uploads import Uploads
+from opendify.users import Users
 
 ENVELOPE = {"task_id": "task-1", "message_id": "m-1", "conversation_id": "c-1"}
 Step = bytes | float | Exception
@@ -72,10 +75,17 @@ class OneApp:
     """A catalogue of one app."""
 
     def __init__(self, mode: Mode) -> None:
-        config = AppConfig(key=SecretStr("app-x"), base="http://dify/v1")
+        config = AppConfig(key=SecretStr("app-x"), base="http://dify/v1", conversations="auto")
         access = Access("http://dify/v1", "app-x")
         self.app = App(
-            access=access, name="App", mode=mode, inputs=(), files=None, size_limits={}, moderated=False, config=config
+            access=access,
+            name="App",
+            mode=mode,
+            inputs=(),
+            files=None,
+            size_limits={},
+            moderated=False,
+            config=config,
         )
         self.changes = 0
 
@@ -92,7 +102,15 @@ class Told:
     def __init__(self, gateway: Script, mode: Mode = "chat", limits: Limits | None = None) -> None:
         self.gateway = gateway
         self.catalog = OneApp(mode)
-        self.exchange = Exchange(gateway, self.catalog, NoMemory(), limits or Limits())  # type: ignore[arg-type]
+        store = Store("mem://")
+        self.exchange = Exchange(
+            gateway,  # type: ignore[arg-type]
+            self.catalog,  # type: ignore[arg-type]
+            Memory(store, gateway),  # type: ignore[arg-type]
+            Uploads(gateway, store),  # type: ignore[arg-type]
+            Users(),
+            limits or Limits(),
+        )
         prompt = Prompt(model="App", turns=(Turn(role="user", text="hi"),), user="ann")
         self.answer: Answer = self.exchange.answer(prompt, Caller("team"))
         self.events: list[Event] = []
@@ -238,3 +256,128 @@ async def test_what_was_cut_cannot_fail() -> None:
     told.answer.enough("stop")
     assert await told.outcome() is None
     assert not told.answer.outcome.done()  # whoever cut it completes it
+
+
+# -- the conversation of an answer
+
+FIRST = Turn(role="user", text="hi")
+
+
+class Talk:
+    """Turns of one chat, each with a gateway of its own script."""
+
+    def __init__(self) -> None:
+        self.store = Store("mem://")
+        self.bodies: list[dict[str, Any]] = []
+        self.gone: list[str] = []
+
+    def turn(self, *steps: Step, turns: Sequence[Turn] = (FIRST,), limits: Limits | None = None) -> Answer:
+        """An answer that is about to be read."""
+        gateway: Any = Recording(self, *steps)
+        catalog: Any = OneApp("chat")
+        memory, uploads = Memory(self.store, gateway), Uploads(gateway, self.store)
+        exchange = Exchange(gateway, catalog, memory, uploads, Users(), limits or Limits())
+        return exchange.answer(Prompt(model="App", turns=tuple(turns)), Caller("team"))
+
+    async def read(self, answer: Answer) -> str:
+        """Its text, once everything about it is over."""
+        said: list[Event] = []
+        await asyncio.wait((asyncio.create_task(self._read(answer, said)),))
+        await answer._exchange._wait(2)
+        return "".join(event.text for event in said if isinstance(event, TextDelta))
+
+    @staticmethod
+    async def _read(answer: Answer, said: list[Event]) -> None:
+        async for events in answer.events():
+            said += events
+
+
+class Recording(Script):
+    """A scripted gateway whose every request is kept."""
+
+    def __init__(self, talk: Talk, *steps: Step) -> None:
+        super().__init__(*steps)
+        self.talk = talk
+
+    @asynccontextmanager
+    async def run(self, access: Access, path: str, body: bytes, **more: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+        asked = json.loads(body)
+        self.talk.bodies.append(asked)
+        if asked.get("conversation_id") in self.talk.gone:
+            raise Refused("Conversation Not Exists.", code="not_found", status=404)
+        async with super().run(access, path, body, **more) as stream:
+            yield stream
+
+    async def forget(self, app: App, user: str, conversation_id: str) -> None:
+        self.talk.gone.append(conversation_id)
+
+
+def then(text: str) -> tuple[Turn, ...]:
+    """The second turn after an answer of Hello."""
+    return (FIRST, Turn(role="assistant", text="Hello"), Turn(role="user", text=text))
+
+
+async def test_the_next_turn_can_come_with_the_last_word() -> None:
+    """The conversation is known before the client has all of its answer."""
+    talk = Talk()
+    answer = talk.turn(SAY, END)
+    async for events in answer.events():
+        if isinstance(events[-1], Finished):
+            await talk.read(talk.turn(SAY, END, turns=then("more")))
+    assert talk.bodies[1]["conversation_id"] == "c-1"
+    assert talk.bodies[1]["query"] == "more"
+
+
+async def test_a_client_that_leaves_while_its_turn_waits_for_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk()
+    await talk.read(talk.turn(SAY, END))
+    answer = talk.turn(SAY, END, turns=then("more"))
+    reading = asyncio.create_task(talk.read(answer))
+    await asyncio.sleep(0.05)
+    answer.leave(ClientGone("gone"))
+    await asyncio.wait((reading,))
+    assert len(talk.bodies) == 1
+    await answer._exchange._wait(2)
+    await talk.read(talk.turn(SAY, END, turns=then("more")))
+    assert talk.bodies[1]["conversation_id"] == "c-1"
+
+
+async def test_a_lost_conversation_is_begun_anew_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    talk = Talk()
+    await talk.read(talk.turn(SAY, END))
+    talk.gone.append("c-1")
+    answer = talk.turn(SAY, END, turns=then("more"))
+    assert await talk.read(answer) == "Hello"
+    assert [body.get("conversation_id") for body in talk.bodies] == [None, "c-1", None]
+    assert "## Assistant\nHello" in talk.bodies[2]["query"]
+
+
+async def test_a_404_without_a_conversation_is_a_failure_at_once() -> None:
+    talk = Talk()
+    answer = talk.turn(Refused("Not here.", code="not_found", status=404))
+    await talk.read(answer)
+    assert (await answer.outcome) is not None
+    assert len(talk.bodies) == 1
+
+
+async def test_another_conversation_than_asked_for_is_stopped_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    talk = Talk()
+    await talk.read(talk.turn(SAY, END))
+    other = frame("message", answer="Other").replace(b"c-1", b"c-2")
+    answer = talk.turn(other, frame("message_end", metadata={}).replace(b"c-1", b"c-2"), turns=then("more"))
+    assert await talk.read(answer) == "Other"  # of the second run, which begins a conversation and is told everything
+    assert [body.get("conversation_id") for body in talk.bodies] == [None, "c-1", None]
+    gateway: Any = answer._exchange.gateway
+    assert gateway.stops == [("task-1", "team")]
+    assert talk.gone == ["c-2"]
+
+
+async def test_a_turn_that_took_too_long_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    talk = Talk()
+    await talk.read(talk.turn(SAY, END))
+    await talk.read(talk.turn(SAY, 5.0, turns=then("more"), limits=Limits(silence=0.05)))
+    await talk.read(talk.turn(SAY, END, turns=then("more")))
+    assert [body.get("conversation_id") for body in talk.bodies] == [None, "c-1", None]

@@ -1,5 +1,6 @@
 """Environment, .env and litestar.toml -> Settings; what is wrong is one sentence that names the variable."""
 
+import hashlib
 import itertools
 import os
 import re
@@ -8,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from pydantic import SecretStr
 from pydantic_settings import EnvSettingsSource
 
 from opendify import settings as module
+from opendify.__main__ import main
 from opendify.app import create_app
-from opendify.entries import AppConfig, ClientKey, base_url, hint_of
+from opendify.auth import KeyRing
+from opendify.entries import AppConfig, ClientKey, hint_of
+from opendify.fields import base_url
 from opendify.settings import Settings, SettingsError, documented, load, only
 
 ROOT = Path(__file__).parent.parent
 CLIENT_KEY = "sk-client-0123456789abcdef"
 APP_KEY = "app-Abcdefghijkl0123456789"
 OTHER_KEY = "app-Zyxwvutsrqpo9876543210"
+NAME_OF_SK_1 = f"key-{hashlib.sha256(b'sk-1').hexdigest()[:8]}"
 REQUIRED = {
     "VALID_API_KEYS": CLIENT_KEY,
     "DIFY_API_KEYS": APP_KEY,
@@ -124,15 +131,56 @@ def test_what_is_required_and_missing(
         ("DIFY_API_BASE", "http://:secret@dify", "without user name, query or fragment"),
         ("DIFY_API_BASE", "http://dify/v1?a=b", "without user name, query or fragment"),
         ("DIFY_API_BASE", "http://dify/v1#part", "without user name, query or fragment"),
-        ("DIFY_API_BASE", "http://dify:http", "port"),
-        ("DIFY_API_BASE", "http://dify:70000", "port"),
-        ("DIFY_API_BASE", "http://[::1", "IPv6"),
+        ("DIFY_API_BASE", "http://dify:http", "must be an address such as https://"),
+        ("DIFY_API_BASE", "http://dify:70000", "must be an address such as https://"),
+        ("DIFY_API_BASE", "http://[::1", "must be an address such as https://"),
+        ("DIFY_API_BASE", "http://me:secret/more@dify", "must be an address such as https://"),
         ("DIFY_API_KEYS", CLIENT_KEY, "holds 'sk-clie...', which is no Dify app key: those start with app-"),
         ("DIFY_API_KEYS", f"{APP_KEY},dataset-0123456789abcdef", "holds 'dataset...', which is no Dify app key"),
         ("DIFY_API_KEYS", f"helper={CLIENT_KEY}", "holds 'sk-clie...'"),
         ("DIFY_API_KEYS", "helper=", "no Dify app key"),
         ("DIFY_API_KEYS", "app-", "no Dify app key"),
         ("DIFY_API_KEYS", "app-one app-two", "no Dify app key"),
+        ("CONVERSATIONS", "on", "'auto', 'explicit' or 'off'"),
+        ("CONVERSATION_TTL_DAYS", "0", "greater than 0"),
+        ("CONVERSATION_TTL_DAYS", "3651", "less than or equal to 3650"),
+        ("CONVERSATION_TTL_DAYS", "nan", "a finite number"),
+        ("UPLOAD_CACHE_HOURS", "0", "greater than 0"),
+        ("UPLOAD_CACHE_HOURS", "8761", "less than or equal to 8760"),
+        ("FILES_KEPT_MB", "0", "greater than or equal to 1"),
+        ("FILES_KEPT_MINUTES", "0", "greater than 0"),
+        ("FILES_KEPT_MINUTES", "1441", "less than or equal to 1440"),
+        ("CACHE_URL", "memory", "must be mem:// or a plain address such as redis://localhost:6379/0"),
+        ("CACHE_URL", "mem://size", "must be mem://"),
+        ("CACHE_URL", "redis", "must be mem://"),
+        ("CACHE_URL", "redis://", "must be mem://"),
+        ("CACHE_URL", "redis://:secret@", "must be mem://"),
+        ("CACHE_URL", "redis://:secret@/0", "must be mem://"),
+        ("CACHE_URL", "redis://user:secret/more@host", "must be mem://"),
+        ("CACHE_URL", "redis://:secret#more@host:6379/0", "must be mem://"),
+        ("CACHE_URL", "redis://:secret@host:0", "must be mem://"),
+        ("CACHE_URL", "redis://:secret@host:port", "must be mem://"),
+        ("CACHE_URL", "redis://:secret@host:6379/first", "must be mem://"),
+        ("CACHE_URL", "redis://:secret@host?db=secret", "must be mem://"),
+        ("CACHE_URL", "redis://:secret @host", "must be mem://"),
+        ("CACHE_URL", "redis://[::1", "must be mem://"),
+        ("CACHE_URL", "http://:secret@host", "must be mem://"),
+        ("CACHE_URL", "unix://:secret@/run/redis.sock", "must be mem://"),
+        ("CHAT_ID_HEADERS", "X Chat", "holds 'X Chat': a header's name looks like X-Chat-Id"),
+        ("CHAT_ID_HEADERS", "X-Chat-Id,X-Chat:", "holds 'X-Chat:': a header's name looks like X-Chat-Id"),
+        ("USER_HEADERS", "X-Üser", "a header's name looks like X-Chat-Id"),
+        ("USER_HEADERS", "Authorization", "holds 'Authorization', whose value is a key and no name"),
+        ("USER_HEADERS", "X-User,cookie", "holds 'cookie', whose value is a key and no name"),
+        ("TASK_HEADERS", "{task}", "a header's name looks like X-Chat-Id"),
+        ("HASH_USERS", "maybe", "a valid boolean"),
+        ("BACKGROUND_TASKS", "sometimes", "holds 'sometimes': it must be isolated, local, pass or route:MODEL"),
+        ("BACKGROUND_TASKS", "route", "holds 'route': it must be"),
+        ("BACKGROUND_TASKS", "route:", "holds 'route:': it must be"),
+        ("BACKGROUND_TASKS", "route:  ", "it must be isolated, local, pass or route:MODEL"),
+        ("BACKGROUND_TASKS", "local:Helper", "holds 'local:Helper': it must be"),
+        ("WORKERS", "0", "greater than or equal to 1"),
+        ("WORKERS", "-1", "greater than or equal to 1"),
+        ("WORKERS", "two", "a valid integer"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(variable: str, value: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +219,19 @@ def test_what_is_wrong_is_one_sentence(variable: str, value: str, fix: str, monk
         ("[[keys]]\nname = 'team'", "litestar.toml [[keys]] number 1 key is wrong: field required"),
         ("[[keys]]\nkey_env = 'NO_SUCH_KEY'", "litestar.toml [[keys]] number 1 is wrong: names key_env 'NO_SUCH_KEY'"),
         ("[[keys]]\nkey = 'sk-1'\nmodel = 'one'", "litestar.toml [[keys]] number 1 model is wrong: "),
+        ("[[keys]]\nkey = 'sk-1'\nname = 'a:b'", "litestar.toml [[keys]] number 1 name is wrong: "),
+        ("[[keys]]\nkey = 'sk-1'\nname = 'a#b'", "litestar.toml [[keys]] number 1 name is wrong: "),
+        (f"[[keys]]\nkey = 'sk-1'\nname = '{'n' * 101}'", "number 1 name is wrong: string should have at most 100"),
+        ("[[keys]]\nkey = 'sk-1'\ntrusted = 'who knows'", "number 1 trusted is wrong: input should be a valid boolean"),
+        (
+            "[[apps]]\nkey = 'app-one123'\nconversations = 'on'",
+            "number 1 conversations is wrong: input should be 'auto'",
+        ),
+        ("[[apps]]\nkey = 'app-one123'\nbackground_tasks = 'route:'", "background_tasks is wrong: holds 'route:'"),
+        ("[[apps]]\nkey = 'app-one123'\nsystem_inputs = 'persona'", "number 1 system_inputs is wrong: "),
+        ("cache_url = 'memory'", "CACHE_URL is wrong: must be mem://"),
+        ("cache_url = 6379", "CACHE_URL is wrong: input should be a valid string"),
+        ("user_headers = ['X User']", "USER_HEADERS is wrong: holds 'X User'"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_one_sentence(text: str, said: str) -> None:
@@ -211,6 +272,70 @@ def test_a_client_key_that_is_empty(value: str, monkeypatch: pytest.MonkeyPatch)
     assert problem().startswith("VALID_API_KEYS is wrong: ")
 
 
+@pytest.mark.parametrize("value", ["2", "16"])
+def test_several_workers_cannot_share_what_one_remembers(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", value)
+    sentence = problem()
+    assert sentence.startswith(f"CACHE_URL is mem://, which {value} workers cannot share")
+    assert "CACHE_URL=redis://" in sentence
+    monkeypatch.setenv("CACHE_URL", "redis://localhost:6379/0")
+    assert load().workers == int(value)
+
+
+@pytest.mark.parametrize(
+    ("url", "workers", "refused"),
+    [("mem://", 1, False), ("mem://", 2, True), ("redis://one", 1, False), ("rediss://one:6380/3", 2, False)],
+)
+def test_workers_and_what_they_share(url: str, workers: int, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_URL", url)
+    settings = load()
+    if refused:
+        with pytest.raises(SettingsError, match="which 2 workers cannot share"):
+            settings.check_workers(workers)
+    else:
+        settings.check_workers(workers)
+    assert settings.is_shared == (url != "mem://")
+
+
+@pytest.mark.parametrize(("variables", "arguments"), [({}, ["--workers", "2"]), ({"WORKERS": "2"}, [])])
+def test_serving_with_several_workers_is_refused_before_anything_is_served(
+    variables: dict[str, str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("served"))
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    result = CliRunner().invoke(main, ["serve", *arguments])
+    assert result.exit_code == 1
+    assert result.output.startswith("opendify: CACHE_URL is mem://, which 2 workers cannot share: set it to a Redis")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "workers"),
+    [
+        ({}, [], 1),
+        ({}, ["--workers", "1"], 1),
+        ({"CACHE_URL": "redis://localhost:6379/0"}, ["--workers", "3"], 3),
+        ({"CACHE_URL": "redis://localhost:6379/0", "WORKERS": "2"}, [], 2),
+        ({"CACHE_URL": "redis://localhost:6379/0", "WORKERS": "2"}, ["--workers", "1"], 1),
+    ],
+)
+def test_serving_with_workers(
+    variables: dict[str, str], arguments: list[str], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **options: served.append(options["workers"]))
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert CliRunner().invoke(main, ["serve", *arguments]).exit_code == 0
+    assert served == [workers]
+
+
+def test_no_workers_at_all_are_refused() -> None:
+    result = CliRunner().invoke(main, ["serve", "--workers", "0"])
+    assert (result.exit_code, "'--workers': 0 is not in the range" in result.output) == (2, True)
+
+
 @pytest.mark.parametrize(("variable", "value"), [("TIMEOUT", "soon"), ("DIFY_API_KEYS", "")])
 def test_the_start_ends_with_the_sentence_alone(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
@@ -248,6 +373,21 @@ def test_defaults() -> None:
         "max_connections": 1000,
         "http2": True,
         "default_model": "",
+        "conversations": "auto",
+        "conversation_ttl_days": 30.0,
+        "cache_url": SecretStr("mem://"),
+        "upload_cache_hours": 24.0,
+        "files_kept_mb": 100,
+        "files_kept_minutes": 60.0,
+        "chat_id_headers": ("X-OpenWebUI-Chat-Id", "X-LibreChat-Conversation-Id", "X-Chat-Id", "X-Session-Id"),
+        "user_headers": ("X-OpenWebUI-User-Id", "X-LibreChat-User-Id"),
+        "openwebui_jwt_secret": SecretStr(""),
+        "hash_users": False,
+        "hash_secret": SecretStr(""),
+        "task_headers": ("X-OpenWebUI-Task",),
+        "background_tasks": "isolated",
+        "system_inputs": ("system", "system_prompt", "instructions"),
+        "workers": 1,
         "cors_origins": (),
         "log_level": "info",
         "log_format": "console",
@@ -280,6 +420,24 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
         ("DEFAULT_MODEL", "帮手", "帮手"),
         ("MAX_FILES", "0", 0),
         ("DRAIN_SECONDS", "0", 0.0),
+        ("CONVERSATIONS", "Explicit", "explicit"),
+        ("CONVERSATIONS", "off", "off"),
+        ("CONVERSATION_TTL_DAYS", "0.5", 0.5),
+        ("CACHE_URL", "mem://", SecretStr("mem://")),
+        ("CACHE_URL", "redis://localhost", SecretStr("redis://localhost")),
+        ("CACHE_URL", "redis://:s%23cret@[::1]:6379/1", SecretStr("redis://:s%23cret@[::1]:6379/1")),
+        ("CACHE_URL", "rediss://user:secret@redis.example.com:6380/", SecretStr("rediss://user:secret@redis.example.com:6380/")),
+        ("CHAT_ID_HEADERS", "X-Room, x_room,", ("X-Room", "x_room")),
+        ("USER_HEADERS", ",", ()),
+        ("TASK_HEADERS", "X-Errand", ("X-Errand",)),
+        ("OPENWEBUI_JWT_SECRET", "  a secret \n", SecretStr("a secret")),
+        ("HASH_SECRET", " pepper ", SecretStr("pepper")),
+        ("HASH_USERS", "true", True),
+        ("BACKGROUND_TASKS", "LOCAL", "local"),
+        ("BACKGROUND_TASKS", "pass", "pass"),
+        ("BACKGROUND_TASKS", "Route: my Model ", "route:my Model"),
+        ("BACKGROUND_TASKS", "route:team/help:v2", "route:team/help:v2"),
+        ("SYSTEM_INPUTS", "persona, rules", ("persona", "rules")),
     ],
 )  # fmt: skip
 def test_values(variable: str, value: str, expected: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,6 +492,7 @@ def test_app_keys(line: str, expected: list[tuple[str | None, str]], monkeypatch
         ("DIFY_API_KEYS", f"one={APP_KEY},two={APP_KEY}", "DIFY_API_KEYS lists the key 'app-Abc...' twice"),
         ("VALID_API_KEYS", f"one:{CLIENT_KEY},two:{CLIENT_KEY}", "VALID_API_KEYS lists the key 'sk-clie...' twice"),
         ("VALID_API_KEYS", "one:sk-1,one:sk-2", "VALID_API_KEYS gives the name 'one' to two keys"),
+        ("VALID_API_KEYS", f"sk-1,{NAME_OF_SK_1}:sk-2", f"VALID_API_KEYS gives the name '{NAME_OF_SK_1}' to two keys"),
     ],
 )
 def test_what_is_listed_twice_is_refused(variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,10 +535,24 @@ def test_a_key_is_told_by_its_first_characters_never_whole(key: str, hint: str) 
     assert hint_of(key) == hint
 
 
-def test_no_key_is_printed_with_the_settings() -> None:
+def test_no_secret_is_printed_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_URL", "redis://:s3cret-1@localhost:6379/0")
+    monkeypatch.setenv("OPENWEBUI_JWT_SECRET", "s3cret-2")
+    monkeypatch.setenv("HASH_SECRET", "s3cret-3")
+    write_toml(f"[[keys]]\nkey = 's3cret-4'\n[[apps]]\nkey = '{OTHER_KEY}'")
     settings = load()
-    assert CLIENT_KEY not in f"{settings!r} {settings}"
-    assert APP_KEY not in f"{settings!r} {settings}"
+    printed = f"{settings!r} {settings} {settings.client_keys!r} {settings.all_apps!r} {settings.model_dump_json()}"
+    assert not [secret for secret in (CLIENT_KEY, APP_KEY, OTHER_KEY, "s3cret") if secret in printed]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("CACHE_URL", "redis://:s3cret@localhost/x"), ("CACHE_URL", "s3cret"), ("WORKERS", "2")]
+)
+def test_no_secret_is_told_with_what_is_wrong(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENWEBUI_JWT_SECRET", "s3cret")
+    monkeypatch.setenv("HASH_SECRET", "s3cret")
+    monkeypatch.setenv(variable, value)
+    assert "s3cret" not in problem()
 
 
 # -- where they come from
@@ -473,7 +646,93 @@ def test_an_app_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         "max_run_seconds": 60,
         "first_event_seconds": 30.5,
         "max_files": 0,
+        "conversations": "auto",
+        "background_tasks": "isolated",
+        "system_inputs": ("system", "system_prompt", "instructions"),
     }
+
+
+def ways_of(settings: Settings) -> list[tuple[object, object, object]]:
+    return [(app.conversations, app.background_tasks, app.system_inputs) for app in settings.all_apps]
+
+
+def test_what_an_app_does_not_say_is_said_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVERSATIONS", "explicit")
+    monkeypatch.setenv("BACKGROUND_TASKS", "local")
+    monkeypatch.setenv("SYSTEM_INPUTS", "rules")
+    write_toml(f"""
+        [[apps]]
+        key = "{APP_KEY}"
+        conversations = "Off"
+        background_tasks = "route:Cheap One"
+
+        [[apps]]
+        key = "{OTHER_KEY}"
+        system_inputs = ["persona", "role"]
+
+        [[apps]]
+        key = "app-third123456"
+        conversations = "auto"
+        background_tasks = "isolated"
+        system_inputs = []
+    """)
+    assert ways_of(load()) == [
+        ("off", "route:Cheap One", ("rules",)),
+        ("explicit", "local", ("persona", "role")),
+        ("auto", "isolated", ()),
+    ]
+
+
+def test_an_app_of_the_environment_alone_has_what_is_said_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ways_of(load()) == [("auto", "isolated", ("system", "system_prompt", "instructions"))]
+    monkeypatch.setenv("CONVERSATIONS", "off")
+    assert ways_of(load()) == [("off", "isolated", ("system", "system_prompt", "instructions"))]
+
+
+def trust(settings: Settings) -> dict[str, bool]:
+    """Whose headers count, by the keys' names."""
+    ring = KeyRing(settings.client_keys)
+    presented = [f"Bearer {key.key.get_secret_value()}".encode() for key in settings.client_keys]
+    return {caller.name: caller.trusted for caller in map(ring.identify, presented)}
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "expected"),
+    [
+        ("one:sk-1", "", {"one": True}),
+        ("one:sk-1,two:sk-2", "", {"one": False, "two": False}),
+        ("one:sk-1", "[[keys]]\nname = 'two'\nkey = 'sk-2'", {"one": False, "two": False}),
+        ("one:sk-1", "[[keys]]\nname = 'two'\nkey = 'sk-2'\ntrusted = true", {"one": False, "two": True}),
+        ("", "[[keys]]\nname = 'two'\nkey = 'sk-2'", {"two": True}),
+        ("", "[[keys]]\nname = 'two'\nkey = 'sk-2'\ntrusted = false", {"two": False}),
+    ],
+)
+def test_whose_headers_are_believed(
+    line: str, file: str, expected: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALID_API_KEYS", line)
+    write_toml(file)
+    assert trust(load()) == expected
+
+
+def test_the_settings_of_the_environment_may_stand_in_the_file() -> None:
+    write_toml("""
+        conversations = "explicit"
+        conversation_ttl_days = 7
+        cache_url = "redis://:secret@localhost:6379/2"
+        chat_id_headers = ["X-Room"]
+        user_headers = "X-Employee, X-Guest"
+        openwebui_jwt_secret = "0123456789abcdef0123456789abcdef"
+        hash_users = true
+        background_tasks = "local"
+        system_inputs = ["persona"]
+        workers = 2
+    """)
+    settings = load()
+    assert (settings.conversations, settings.conversation_ttl_days, settings.workers) == ("explicit", 7.0, 2)
+    assert (settings.chat_id_headers, settings.user_headers) == (("X-Room",), ("X-Employee", "X-Guest"))
+    assert settings.cache_url == SecretStr("redis://:secret@localhost:6379/2")
+    assert (settings.hash_users, settings.background_tasks, settings.system_inputs) == (True, "local", ("persona",))
 
 
 def test_a_key_of_the_file_may_stand_in_dotenv() -> None:
@@ -553,6 +812,10 @@ def written(default: object) -> str:
             return str(default).lower()
         case float():
             return f"{default:g}"
+        case tuple():
+            return ",".join(default)
+        case SecretStr():
+            return default.get_secret_value()
         case _:
             return str(default)
 

@@ -103,6 +103,8 @@ class Runs:
             return None
         known = self.state.conversations.get(conversation_id)
         if known is None or (known.app, known.user) != (app.key, user):
+            if self.state.forgiving and app.mode == "advanced-chat":
+                return None
             raise not_found("Conversation Not Exists.", CHAT_LIKE[0], *CHAT_LIKE)
         return known
 

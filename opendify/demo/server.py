@@ -36,8 +36,8 @@ class Route(NamedTuple):
 class StandIn:
     """A stand-in Dify server that needs nothing else.
 
-    `generation` chooses whose habits it has: "1.16" (the newest) or "1.9". `ping_seconds` of silence make a stream
-    ping; `token_delay` seconds pass before each piece of an answer.
+    `generation` chooses whose habits it has: "1.16" (the newest) or "1.9"; `state.forgiving` adds one of 1.15.
+    `ping_seconds` of silence make a stream ping; `token_delay` seconds pass before each piece of an answer.
     """
 
     def __init__(

@@ -97,7 +97,9 @@ class Conversation:
 
 @dataclass(slots=True)
 class State:
-    """Everything one stand-in knows."""
+    """Everything one stand-in knows. `forgiving` chatflows begin a new conversation for an unknown one, as in 1.15."""
+
+    forgiving: bool = False
 
     requests: deque[Recorded] = field(default_factory=lambda: deque(maxlen=500))
     stops: deque[Stop] = field(default_factory=lambda: deque(maxlen=500))

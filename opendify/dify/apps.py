@@ -65,6 +65,7 @@ class Parameters(Struct):
     file_upload: FileUpload | None = None
     system_parameters: dict[str, Any] | None = None
     sensitive_word_avoidance: Switch | None = None
+    suggested_questions_after_answer: Switch | None = None
 
 
 class FileRule(Struct, frozen=True):
@@ -145,12 +146,21 @@ class App(Struct, frozen=True, kw_only=True):
     files: FileRule | None
     size_limits: dict[str, int]
     moderated: bool
+    suggests: bool = False
     config: AppConfig
 
     @property
     def takes_text(self) -> bool:
         """Whether any input takes text."""
         return any(declared.takes_text for declared in self.inputs)
+
+    @property
+    def system_input(self) -> str | None:
+        """The input that takes the system text, if the app declares one; never that of the prompt."""
+        texts = {declared.name for declared in self.inputs if declared.takes_text} - {self.config.input}
+        if not self.converses and len(texts) == 1 and not self.config.input:
+            return None
+        return next((name for name in self.config.system_inputs if name in texts), None)
 
     @property
     def converses(self) -> bool:
@@ -162,6 +172,7 @@ def app_of(config: AppConfig, name: str, description: Description) -> App:
     """Put together what the configuration and Dify say."""
     parameters = description.parameters
     moderation = parameters.sensitive_word_avoidance
+    suggestions = parameters.suggested_questions_after_answer
     return App(
         access=access_of(config),
         name=name,
@@ -170,6 +181,7 @@ def app_of(config: AppConfig, name: str, description: Description) -> App:
         files=_upload_rule(parameters.file_upload),
         size_limits=_size_limits(parameters.system_parameters or {}),
         moderated=bool(moderation and moderation.enabled),
+        suggests=bool(suggestions and suggestions.enabled),
         config=config,
     )
 

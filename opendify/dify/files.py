@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 import puremagic
 from msgspec import Struct
 
-from opendify.dialogue import Attachment
+from opendify.dialogue import Ahead, Attachment
 from opendify.dify.apps import MEGABYTE, App, FileRule
-from opendify.errors import InvalidRequest, RequestTooLarge
+from opendify.errors import FileNotFound, InvalidRequest, RequestTooLarge
 
 # Dify's own buckets by extension (its newest server). What is in none of them is `custom`.
 KINDS: Final = {
@@ -57,7 +57,10 @@ class Upload(Struct, frozen=True):
 
 
 class PlannedFile(Struct, frozen=True, kw_only=True):
-    """An attachment with its place: an input's name, or None for the files beside the prompt."""
+    """An attachment with its place: an input's name, or None for the files beside the prompt.
+
+    It is a link (`url`), bytes to send (`upload`), or one sent `ahead` that Dify has already.
+    """
 
     kind: str
     place: str | None
@@ -65,6 +68,7 @@ class PlannedFile(Struct, frozen=True, kw_only=True):
     param: str
     url: str | None = None
     upload: Upload | None = None
+    ahead: Ahead | None = None
 
     def reference(self, upload_id: str | None) -> dict[str, str]:
         """Dify's file object."""
@@ -102,7 +106,7 @@ def plan(
     for number, attachment in enumerate(reversed(earlier), len(current) + 1):
         if len(planned) == most or not any(place.has_room for place in places):
             break
-        with suppress(InvalidRequest, RequestTooLarge):
+        with suppress(InvalidRequest, RequestTooLarge, FileNotFound):
             planned.insert(0, _planned(app, attachment, places, number))
     return planned
 
@@ -119,8 +123,8 @@ def _places(app: App, given: set[str]) -> Iterator[Place]:
 
 
 def _planned(app: App, attachment: Attachment, places: Sequence[Place], number: int) -> PlannedFile:
-    upload = _decoded(attachment, number) if attachment.base64 is not None else None
-    extension = _extension(upload.name if upload else _path(attachment))
+    upload = upload_of(attachment, number)
+    extension = extension_of(upload.name if upload else _path(attachment))
     natural = _kind(attachment, extension)
     place, kind = _fitting(app, attachment, places, natural, extension)
     if upload:
@@ -133,12 +137,17 @@ def _planned(app: App, attachment: Attachment, places: Sequence[Place], number: 
         param=attachment.param,
         url=attachment.url,
         upload=upload,
+        ahead=attachment.ahead,
     )
 
 
 def _path(attachment: Attachment) -> str:
+    if attachment.ahead:
+        return attachment.name or ""
+    if attachment.url is None:  # of an earlier turn: those of the current one were found
+        raise FileNotFound(attachment.param)
     try:
-        return urlsplit(attachment.url or "").path
+        return urlsplit(attachment.url).path
     except ValueError:
         raise InvalidRequest("This is not an address.", param=attachment.param) from None
 
@@ -154,7 +163,7 @@ def _fitting(
 ) -> tuple[Place, str]:
     if not places:
         raise InvalidRequest(f"'{app.name}' takes no files.", param=attachment.param)
-    method = "remote_url" if attachment.base64 is None else "local_file"
+    method = "local_file" if attachment.url is None else "remote_url"
     reasons = []
     for place in places:
         kind = place.rule.kind_of(natural, extension)
@@ -176,8 +185,16 @@ def _check_size(app: App, attachment: Attachment, upload: Upload, kind: str) -> 
         raise RequestTooLarge(message, param=attachment.param)
 
 
-def _decoded(attachment: Attachment, number: int) -> Upload:
-    data = decode_base64(attachment.base64 or "", attachment.param)
+def upload_of(attachment: Attachment, number: int) -> Upload | None:
+    """What is sent of an attachment; None for a link and for a file that Dify has. Raises InvalidRequest."""
+    data = attachment.ahead.data if attachment.ahead else None
+    if attachment.base64 is not None:
+        data = decode_base64(attachment.base64, attachment.param)
+    return None if data is None else as_upload(data, attachment, number)
+
+
+def as_upload(data: bytes, attachment: Attachment, number: int = 1) -> Upload:
+    """These bytes under the name and type that Dify is told. Raises InvalidRequest where there are none."""
     if not data:
         raise InvalidRequest("The file is empty.", param=attachment.param)
     mime_type, extension = _sniffed(data, attachment)
@@ -201,7 +218,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 def _sniffed(data: bytes, attachment: Attachment) -> tuple[str, str]:
     """MIME type and extension: what the bytes show, where they do, else what the client says."""
-    named = re.sub(r"[^\w .+-]", "", _extension((attachment.name or "").replace("\\", "/")))[:20].rstrip(". ")
+    named = re.sub(r"[^\w .+-]", "", extension_of((attachment.name or "").replace("\\", "/")))[:20].rstrip(". ")
     declared = (attachment.mime_type or "").partition(";")[0].strip().lower()
     declared = declared if re.fullmatch(r"[\w.+-]+/[\w.+-]+", declared, re.ASCII) else ""  # it becomes a header
     seen = _seen(data)
@@ -236,5 +253,6 @@ def _file_name(attachment: Attachment, number: int, extension: str) -> str:
     return stem[: NAME_CHARS - len(ending)] + ending
 
 
-def _extension(path: str) -> str:
+def extension_of(path: str) -> str:
+    """What Dify tells a file's kind from, with its dot."""
     return posixpath.splitext(unquote(path))[1].lower()

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, TypeVar, get_args
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
@@ -55,6 +55,12 @@ class ErrorBody(Struct):
     errors: dict[str, str] | None = None
 
 
+class Suggestions(Struct):
+    """The answer of `/messages/{id}/suggested`."""
+
+    data: list[str] | None = None
+
+
 class UploadAnswer(Struct):
     """The part of an upload's answer that a run needs."""
 
@@ -62,6 +68,7 @@ class UploadAnswer(Struct):
 
 
 _parse_error = msgspec.json.Decoder(ErrorBody).decode
+_parse_suggestions = msgspec.json.Decoder(Suggestions).decode
 _parse_upload = msgspec.json.Decoder(UploadAnswer).decode
 
 
@@ -139,6 +146,28 @@ class Gateway:
         """Stop a run; Dify says success whether or not it knows it."""
         path = stop_path(app.mode, quote(task_id, safe=""))
         await self.call(app.access, "POST", path, msgspec.json.encode({"user": user}))
+
+    async def owns(self, app: App, user: str, conversation_id: str) -> bool:
+        """Whether the conversation is this user's with this app."""
+        query = urlencode({"conversation_id": conversation_id, "user": user, "limit": 1})
+        try:
+            await self.call(app.access, "GET", f"/messages?{query}")
+        except Refused as error:
+            if error.upstream_status in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST}:
+                return False
+            raise
+        return True
+
+    async def forget(self, app: App, user: str, conversation_id: str) -> None:
+        """Delete a conversation; servers before 1.3.1 answer 200, newer ones 204."""
+        body = msgspec.json.encode({"user": user})
+        await self.call(app.access, "DELETE", f"/conversations/{quote(conversation_id, safe='')}", body)
+
+    async def suggestions(self, app: App, user: str, message_id: str) -> list[str]:
+        """What a user might ask next, as Dify's own model suggests; that costs a call of it."""
+        query = urlencode({"user": user})
+        body = await self.call(app.access, "GET", f"/messages/{quote(message_id, safe='')}/suggested?{query}")
+        return _parsed(_parse_suggestions, body).data or []
 
     async def call(self, access: Access, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send one plain request and return the body of its answer. Raises UpstreamError."""
@@ -286,7 +315,7 @@ async def _check(response: httpx.Response, expected: str) -> None:
     """
     status = response.status_code
     kind = response.headers.get("content-type", "").partition(";")[0]
-    if response.is_success and kind == expected:
+    if (response.is_success and kind == expected) or (status == HTTPStatus.NO_CONTENT and expected == JSON):
         return
     if response.is_redirect:
         raise BrokenUpstream("Dify's address leads elsewhere: DIFY_API_BASE has to name the final one.")

@@ -30,7 +30,9 @@ def prompt_input(app: App) -> Input | None:
     The configured one, else `query`, else the only required text, else the only text. Raises InvalidRequest
     where that leaves a choice.
     """
-    texts = {declared.name: declared for declared in app.inputs if declared.takes_text}
+    texts = {
+        declared.name: declared for declared in app.inputs if declared.takes_text and declared.name != app.system_input
+    }
     if app.config.input:
         return texts.get(app.config.input) or _unknown_input(app, app.config.input)
     if "query" in texts or not texts:

@@ -234,7 +234,7 @@ class Reader:
 
     def _finish(self, reason: FinishReason) -> Iterator[Event]:
         self.done = True
-        yield Finished("length" if self._cut_short else reason, self._usage)
+        yield Finished("length" if self._cut_short else reason, self._usage, stopped=reason == "length")
 
     def _fail(self, code: str, message: str, status: int) -> Event:
         self.done = True

@@ -10,7 +10,7 @@ from opendify.dialogue import Attachment, Prompt, Turn
 from opendify.dify import inputs
 from opendify.dify.apps import App, Input
 from opendify.dify.files import PlannedFile, plan
-from opendify.dify.transcript import flatten, newest
+from opendify.dify.transcript import answered, flatten, follow_up, instructions, newest
 from opendify.errors import InvalidRequest
 
 RUN_PATH = {"completion": "/completion-messages", "workflow": "/workflows/run"}
@@ -66,13 +66,27 @@ def stop_path(mode: str, task_id: str) -> str:
     return f"{RUN_PATH.get(mode, CHAT_PATH)}/{task_id}/stop"
 
 
-def build(prompt: Prompt, app: App, max_files: int) -> RunPlan:
+class Told(Struct, frozen=True):
+    """How much of a dialogue goes to Dify: all, or for a conversation it knows what is new in it."""
+
+    is_known: bool = False
+    instructions: bool = True
+
+
+EVERYTHING = Told()
+
+
+def build(prompt: Prompt, app: App, max_files: int, told: Told = EVERYTHING) -> RunPlan:
     """Check the prompt against the app and lay it out. Raises InvalidRequest before anything is sent."""
     current, earlier = _attachments(prompt.turns)
-    text = flatten(prompt.turns)
+    earlier = () if told.is_known else earlier
+    text = _text(prompt.turns, app, told)
     if not text.strip():  # Dify refuses it
         text = "\n".join(f"[{item.name or item.media}]" for item in current) or "(empty)"
     values = inputs.collect(app, prompt.metadata, prompt.variables)
+    system = instructions(prompt.turns)
+    if app.system_input and system and app.system_input not in prompt.variables:
+        values[app.system_input] = system
     target = None if app.converses else inputs.prompt_input(app)
     if target and target.name not in prompt.variables:
         _check_length(target, text)
@@ -81,6 +95,17 @@ def build(prompt: Prompt, app: App, max_files: int) -> RunPlan:
     placed = {file.place for file in planned}
     checked = inputs.check(app, {**values, **{name: () for name in placed if name}})
     return RunPlan(app, text, {name: value for name, value in checked.items() if name not in placed}, planned)
+
+
+def _text(turns: Sequence[Turn], app: App, told: Told) -> str:
+    """The prompt's text: without instructions where they have their own input or Dify knows them."""
+    new = turns[answered(turns) :] if told.is_known else turns
+    wanted = told.instructions and not app.system_input
+    if told.is_known and wanted:
+        new = [*(turn for turn in turns[: answered(turns)] if turn.role == "system"), *new]
+    if not wanted and any(turn.role != "system" for turn in new):
+        new = [turn for turn in new if turn.role != "system"]
+    return follow_up(new) if told.is_known else flatten(new)
 
 
 def _attachments(turns: Sequence[Turn]) -> tuple[Sequence[Attachment], Sequence[Attachment]]:

@@ -18,7 +18,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from opendify import sse
 from opendify.dialogue import Event, FinishReason, Ids
 from opendify.errors import ClientGone, OpenDifyError, from_exception
-from opendify.exchange import LEAVE_SECONDS, Answer, resolve
+from opendify.exchange import Answer
+from opendify.run import LEAVE_SECONDS, resolve
 
 log = structlog.get_logger("opendify.delivery")
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from app_samples import file_input, link, make_app, takes, text
 
-from opendify.dialogue import Attachment
+from opendify.dialogue import Ahead, Attachment
 from opendify.dify import files as module
 from opendify.dify.apps import MEGABYTE, App, FileRule, Input
 from opendify.dify.files import KINDS, PlannedFile, decode_base64, plan
-from opendify.errors import InvalidRequest, OpenDifyError, RequestTooLarge
+from opendify.errors import FileNotFound, InvalidRequest, OpenDifyError, RequestTooLarge
 
 ALL = takes("image", "audio", "video", "document", "custom", extensions=(".json", ".zip", ".py", ".bin", ".txt"))
 
@@ -416,6 +416,50 @@ def test_earlier_files_that_do_not_fit_are_left_out(old: Attachment) -> None:
         "https://h/new.png",
     ]
     assert earlier(make_app(), [], old) == []
+
+
+# -- sent ahead
+
+
+def sent_ahead(name: str = "a.txt", **what: Any) -> Attachment:
+    """A file that was sent ahead: Dify's id of it, or its bytes."""
+    ahead = Ahead("key", **what)
+    return Attachment(media="file", param="messages[0].content[1]", file_id="file-1", ahead=ahead, name=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("photo.png", "image"), ("a.PDF", "document"), ("a.mp3", "audio"), ("a.py", "custom")]
+)
+def test_a_file_that_dify_has_is_placed_by_its_name(name: str, kind: str) -> None:
+    (planned,) = place(make_app(files=ALL), sent_ahead(name, upload_id="6a0c"))
+    assert (planned.kind, planned.upload, planned.ahead) == (kind, None, Ahead("key", "6a0c"))
+    assert planned.param == "messages[0].content[1]"
+
+
+def test_bytes_that_were_sent_ahead_are_uploaded() -> None:
+    (planned,) = place(make_app(files=ALL), sent_ahead("photo", data=PNG))
+    assert (planned.kind, planned.ahead) == ("image", Ahead("key", data=PNG))
+    assert planned.upload
+    assert (planned.upload.name, planned.upload.data) == ("photo.png", PNG)
+
+
+def test_the_rules_hold_for_files_sent_ahead() -> None:
+    known, waits = sent_ahead("a.pdf", upload_id="6a0c"), sent_ahead("a.pdf", data=PDF)
+    for attachment in (known, waits):
+        assert "not document files" in refusal(make_app(files=takes("image")), attachment).message
+        assert "links only" in refusal(make_app(files=takes("document", methods=("remote_url",))), attachment).message
+        assert len(place(make_app(files=takes("document", methods=("local_file",))), attachment)) == 1
+        assert "At most 1 files" in refusal(make_app(files=ALL), attachment, attachment, most=1).message
+    limited = make_app(files=ALL, size_limits={"document": 8})
+    assert refusal(limited, waits).status == 413
+
+
+def test_a_file_sent_ahead_that_was_not_found() -> None:
+    lost = Attachment(media="file", param="messages[0].content[1]", file_id="file-1")
+    error = refusal(make_app(files=ALL), lost)
+    assert isinstance(error, FileNotFound)
+    assert error.param == "messages[0].content[1]"
+    assert earlier(make_app(files=ALL), [NEW], lost) == ["https://h/new.png"]
 
 
 def test_references() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from opendify.dialogue import Attachment, Turn
+from opendify.dialogue import Attachment, ToolCall, Turn
 from opendify.errors import InvalidRequest
 from opendify.openai.chat.prompt import prompt_of
 from opendify.openai.chat.schema import MAX_MESSAGES, ChatRequest, decode_request
@@ -247,11 +247,11 @@ def test_tool_turns() -> None:
         {"role": "function", "name": "clock", "content": "noon"},
         {"role": "assistant", "content": "Warm.", "tool_calls": [call("c3", "a", "{}"), call("c4", "b", "{}")]},
     ) == (
-        Turn(role="assistant", text='[called weather with {"city": "Ulm"}]'),
+        Turn(role="assistant", text="", calls=(ToolCall("c1", "weather", '{"city": "Ulm"}'),)),
         Turn(role="tool", text="22", name="weather"),
         Turn(role="tool", text="23"),
         Turn(role="tool", text="noon", name="clock"),
-        Turn(role="assistant", text="Warm.\n[called a with {}]\n[called b with {}]"),
+        Turn(role="assistant", text="Warm.", calls=(ToolCall("c3", "a", "{}"), ToolCall("c4", "b", "{}"))),
     )
 
 
@@ -352,7 +352,14 @@ def test_an_image_that_is_neither_an_address_nor_data(url: str) -> None:
     assert error.message == "Expected an http(s) address or a base64 data: URL."
 
 
-@pytest.mark.parametrize("file", [{"file_id": "file-1"}, {"filename": "a.pdf"}, {}])
+def test_a_file_sent_ahead() -> None:
+    (turn,) = turns({"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]})
+    assert turn.attachments == (
+        Attachment(media="file", param="messages[0].content[0].file.file_id", file_id="file-1"),
+    )
+
+
+@pytest.mark.parametrize("file", [{"filename": "a.pdf"}, {}])
 def test_a_file_without_its_data(file: dict[str, str]) -> None:
     error = refusal(messages=[{"role": "user", "content": [{"type": "file", "file": file}]}])
     assert error.param == "messages[0].content[0].file"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from opendify.dialogue import Event, FileOut, Finished, Ids, Started, TextDelta, TextReplaced, Usage
 from opendify.errors import BrokenUpstream
-from opendify.openai.chat.writer import ChatFold, ChatStream, markdown
+from opendify.links import markdown
+from opendify.openai.chat.writer import ChatFold, ChatStream
 
 IDS = Ids("conv-1", "msg-1", "task-1", None)
 DIFY = {"conversation_id": "conv-1", "message_id": "msg-1", "task_id": "task-1"}

@@ -121,12 +121,12 @@ ENDS: dict[str, Row] = {
     "chatflow until 1.12, stopped: its message ends all the same": (
         "advanced-chat",
         [message("Hi"), run("stopped"), end()],
-        [TextDelta("Hi"), Finished("length", NOTHING)],
+        [TextDelta("Hi"), Finished("length", NOTHING, stopped=True)],
     ),
     "chatflow since 1.13, stopped: its message does not": (
         "advanced-chat",
         [message("Hi"), run("stopped", total_tokens=4)],
-        [TextDelta("Hi"), Finished("length", Usage(total_tokens=4))],
+        [TextDelta("Hi"), Finished("length", Usage(total_tokens=4), stopped=True)],
     ),
     "chatflow until 1.12, failed: the error after it says the same": (
         "advanced-chat",
@@ -156,7 +156,7 @@ ENDS: dict[str, Row] = {
     "workflow, stopped": (
         "workflow",
         [chunk("Hi"), run("stopped", outputs=None, error="Stopped by user.")],
-        [TextDelta("Hi"), Finished("length", NOTHING)],
+        [TextDelta("Hi"), Finished("length", NOTHING, stopped=True)],
     ),
     "workflow, failed before it began": (
         "workflow",

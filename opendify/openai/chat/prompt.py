@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from opendify.dialogue import Attachment, Media, Prompt, Role, Turn
+from opendify.dialogue import Attachment, Media, Prompt, Role, ToolCall, Turn
 from opendify.errors import InvalidRequest
 from opendify.openai.chat.schema import (
     AudioPart,
     ChatRequest,
     FileData,
     FilePart,
-    FunctionCall,
     ImagePart,
     Message,
     RefusalPart,
@@ -29,11 +28,12 @@ ROLES: Final[dict[str, Role]] = {
 
 def prompt_of(request: ChatRequest) -> Prompt:
     """What is asked. Raises InvalidRequest naming the part that does not fit."""
-    names = {id: function.name for message in request.messages for id, function in _calls(message)}
+    names = {call.id: call.name for message in request.messages for call in _calls(message)}
     return Prompt(
         model=request.model,
         turns=tuple(_turn(message, f"messages[{place}]", names) for place, message in enumerate(request.messages)),
         user=_user(request.user),
+        conversation_id=request.conversation_id or None,
         variables=request.inputs or {},
         metadata=request.metadata or {},
     )
@@ -57,18 +57,19 @@ def _turn(message: Message, param: str, names: dict[str, str]) -> Turn:
                 texts.append(text)
             case _:
                 attachments.append(_attachment(part, f"{param}.content[{place}]"))
-    texts += [f"[called {function.name} with {function.arguments}]" for _, function in _calls(message)]
     return Turn(
         role=ROLES[message.role],
         text="\n".join(texts),
         attachments=tuple(attachments),
+        calls=tuple(_calls(message)),
         name=message.name or names.get(message.tool_call_id or ""),
     )
 
 
-def _calls(message: Message) -> Iterator[tuple[str, FunctionCall]]:
-    """The calls of an earlier answer, by id."""
-    return ((call.id, call.function) for call in message.tool_calls or () if call.function)
+def _calls(message: Message) -> Iterator[ToolCall]:
+    for call in message.tool_calls or ():
+        if call.function:
+            yield ToolCall(call.id, call.function.name, call.function.arguments)
 
 
 def _attachment(part: ImagePart | AudioPart | FilePart, param: str) -> Attachment:
@@ -84,8 +85,10 @@ def _attachment(part: ImagePart | AudioPart | FilePart, param: str) -> Attachmen
 
 
 def _from_file(file: FileData, param: str) -> Attachment:
+    if file.file_id:
+        return Attachment(media="file", param=f"{param}.file_id", file_id=file.file_id)
     if file.file_data is None:
-        raise InvalidRequest("A file needs file_data; files by file_id are not kept here.", param=param)
+        raise InvalidRequest("A file needs file_data or file_id.", param=param)
     if file.file_data.startswith(("data:", "http://", "https://")):
         return _from_url(file.file_data, "file", f"{param}.file_data", file.filename)
     return Attachment(media="file", param=f"{param}.file_data", base64=file.file_data, name=file.filename)

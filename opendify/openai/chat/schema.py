@@ -28,7 +28,7 @@ class InputAudio(Struct):
 
 
 class FileData(Struct):
-    """`file` of a file part: base64, bare or as a data: URL."""
+    """`file` of a file part: base64, bare or as a data: URL; or the id of a file sent ahead."""
 
     file_data: str | None = None
     filename: str | None = None
@@ -111,6 +111,7 @@ class ChatRequest(Struct):
     logprobs: bool | None = None
     metadata: dict[str, Any] | None = None
     inputs: dict[str, Any] | None = None
+    conversation_id: str | None = None
 
     def check(self) -> None:
         """Refuse what cannot be honoured. Raises InvalidRequest."""

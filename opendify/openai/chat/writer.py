@@ -1,33 +1,23 @@
 """Events -> the chunks of a streamed completion, or one completion. Synchronous, without IO."""
 
-import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from urllib.parse import quote
 
 import msgspec
 
 from opendify import sse
 from opendify.dialogue import Event, FileOut, Finished, FinishReason, Ids, TextDelta, TextReplaced, Usage
 from opendify.errors import OpenDifyError
+from opendify.links import markdown
 from opendify.openai.chat.schema import Choice, Completion, MessageOut, UsageOut
 from opendify.openai.stops import StopScanner
 
 encode = msgspec.json.encode
-# What a URL may hold: the rest is quoted, so that no name breaks out of its Markdown link.
-_URL_CHARS = ":/?#[]@!$&'()*+,;=%-._~"
 
 
 def _usage_out(usage: Usage) -> UsageOut:
     return UsageOut(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
-
-
-def markdown(file: FileOut) -> str:
-    """A file of the app as a line of Markdown."""
-    name = re.sub(r"[\[\]\x00-\x1f]+", " ", file.name)
-    url = quote(file.url, safe=_URL_CHARS)
-    return f"\n\n{'!' if file.is_image else ''}[{name}](<{url}>)"
 
 
 class ChatWriter:

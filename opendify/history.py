@@ -1,0 +1,139 @@
+"""A dialogue -> the keyed digest of its state. One way, so that no text outlives its request.
+
+What clients send back of an answer is not what they were sent, byte by byte: it was trimmed, its thinking was folded
+away or rewrapped, runs of tools were added or left out. All of that is normalised away. What people wrote counts as it
+is, but for white space at its ends.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from opendify.dialogue import Attachment, Event, FileOut, TextDelta, TextReplaced, Turn
+from opendify.links import markdown
+from opendify.thinking import ThinkSplitter
+
+DIGEST_BYTES: Final = 16
+# Text of an answer is hashed in pieces of about this many characters, not delta by delta.
+PIECE_CHARS: Final = 4096
+# Open WebUI keeps reasoning and tool runs of an answer as such blocks in its text.
+_FOLDED = re.compile(r'<details\s[^>]*\btype="(?:reasoning|tool_calls|code_interpreter)".*?</details>\s*', re.DOTALL)
+
+
+class AnswerDigest:
+    """The digest of one answer's visible text, fed in any pieces; its state has a constant size."""
+
+    def __init__(self) -> None:
+        self._splitter = ThinkSplitter()
+        self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        self._parts: list[str] = []
+        self._size = 0
+        self._begun = False
+        self._gap = False
+
+    def hear(self, text: str) -> None:
+        """The next piece."""
+        self._parts.append(text)
+        self._size += len(text)
+        if self._size > PIECE_CHARS:
+            self._take()
+
+    def digest(self) -> bytes:
+        """Of everything so far; nothing can follow."""
+        self._take()
+        self._see(self._splitter.close())
+        return self._hash.digest() if self._begun else b""
+
+    def _take(self) -> None:
+        text = "".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        self._see(self._splitter.feed(text))
+
+    def _see(self, pieces: Iterable[tuple[bool, str]]) -> None:
+        for is_thinking, text in pieces:
+            if not is_thinking:
+                self._add(text)
+
+    def _add(self, text: str) -> None:
+        """White space counts as one blank wherever it stands, at the ends as none."""
+        words = text.split()
+        if not words:
+            self._gap = True
+            return
+        gap = self._begun and (self._gap or text[0].isspace())
+        self._hash.update(f"{' ' if gap else ''}{' '.join(words)}".encode("utf-8", "surrogatepass"))
+        self._begun, self._gap = True, text[-1].isspace()
+
+
+def answer_digest(text: str) -> bytes:
+    """The digest of an answer as a client sends it back; empty where nothing of it was visible."""
+    digest = AnswerDigest()
+    digest.hear(_FOLDED.sub("", text))
+    return digest.digest()
+
+
+class Chain:
+    """The digest of a dialogue's state: turn after turn, keyed, so that it belongs to one user of one app."""
+
+    def __init__(self, key: bytes) -> None:
+        self._hash = hashlib.blake2b(key=key, digest_size=DIGEST_BYTES)
+        self.answered = False
+
+    def add(self, turns: Sequence[Turn]) -> None:
+        """Go on with these turns; instructions and what tools said belong to nobody's side of the dialogue."""
+        for turn in turns:
+            if turn.role == "user":
+                self.asked(turn)
+            elif turn.role == "assistant":
+                self.answer(answer_digest(turn.text))
+
+    def asked(self, turn: Turn) -> None:
+        """What a user said and attached."""
+        if turn.text.strip() or turn.attachments:
+            parts = (turn.text.strip(), *map(_content, turn.attachments))
+            digests = b"".join(_digest(part) for part in parts)
+            self._hash.update(b"u" + _digest(digests))
+
+    def answer(self, digest: bytes) -> None:
+        """An answer, by its digest; one without visible text is none."""
+        if digest:
+            self.answered = True
+            self._hash.update(b"a" + digest)
+
+    def state(self) -> str:
+        """The name of the state reached."""
+        return self._hash.hexdigest()
+
+
+class Listener:
+    """Hears an answer as its client will show it, for its digest."""
+
+    def __init__(self) -> None:
+        self._answer = AnswerDigest()
+
+    def hear(self, events: Iterable[Event]) -> None:
+        """The next events."""
+        for event in events:
+            match event:
+                case TextDelta(text=text):
+                    self._answer.hear(text)
+                case FileOut():
+                    self._answer.hear(markdown(event))
+                case TextReplaced(text=text):
+                    self._answer = AnswerDigest()
+                    self._answer.hear(text)
+
+    def digest(self) -> bytes:
+        """Of all that was heard."""
+        return self._answer.digest()
+
+
+def _content(attachment: Attachment) -> str:
+    return attachment.url or attachment.base64 or attachment.file_id or ""
+
+
+def _digest(value: str | bytes) -> bytes:
+    data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()

@@ -1,0 +1,136 @@
+"""One run at Dify: its stream read to the end, as events."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+import structlog
+
+from opendify import sse
+from opendify.dialogue import Event, Failed, Ids, Started
+from opendify.dify.apps import App
+from opendify.dify.events import Malformed
+from opendify.dify.gateway import Gateway
+from opendify.dify.reader import Reader
+from opendify.errors import BrokenUpstream, OpenDifyError, from_failed
+from opendify.limits import Limits
+
+# How long a run is still read when nobody waits for more of it, and how long a chatflow's end may lag behind.
+LEAVE_SECONDS = 3.0
+
+log = structlog.get_logger("opendify.run")
+
+
+class Run:
+    """One request to Dify and its stream. `identified` is resolved once it can be stopped, or never will be.
+
+    `waiting_since`: since when Dify has been silent, in the loop's seconds; None while nobody waits for it.
+    """
+
+    def __init__(self, gateway: Gateway, app: App, limits: Limits) -> None:
+        self._gateway = gateway
+        self._app = app
+        self._answer_chars = limits.answer_chars
+        self._loop = asyncio.get_running_loop()
+        self.reader = Reader(app.mode, origin=app.access.origin, output=app.config.output, moderated=app.moderated)
+        self.identified: asyncio.Future[None] = self._loop.create_future()
+        self.sent_at = self._loop.time()
+        self.started: float | None = None
+        self.waiting_since: float | None = self.sent_at
+
+    @property
+    def ids(self) -> Ids:
+        """Dify's names for it, as far as they are known."""
+        return self.reader.ids
+
+    async def events(
+        self, path: str, body: bytes, *, wanted: Callable[[], bool]
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        """What the run says, the events of one network read together. What was said before a failure comes before it.
+
+        Raises UpstreamError: why it never began, how it failed, or that its end is missing.
+        """
+        try:
+            async with self._gateway.run(self._app.access, path, body, wanted=wanted) as stream:
+                async with aclosing(self._read(stream)) as batches:
+                    async for events in batches:
+                        yield events
+                await exhaust(stream)
+        finally:
+            resolve(self.identified, None)
+
+    async def _read(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[Event], None]:
+        decoder = sse.Decoder()
+        async with aclosing(self._arrivals(stream)) as arrivals:
+            async for data in arrivals:
+                events, failure = self._take(data, decoder)
+                if events:
+                    yield events
+                if failure:
+                    raise failure
+        if not self.reader.done and not self.reader.closing:
+            raise BrokenUpstream("Dify ended the answer in the middle.")
+        if events := self.reader.close():
+            yield events
+
+    async def _arrivals(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """The stream's bytes, while they can matter: once a chatflow has finished, only for a moment."""
+        reader = self.reader
+        async for data in stream:
+            self.waiting_since = None
+            yield data
+            if reader.done or reader.closing:
+                break
+            self.waiting_since = self._loop.time()
+        self.waiting_since = None
+        until = self._loop.time() + LEAVE_SECONDS
+        while reader.closing and not reader.done and (late := await _next(stream, until)):
+            yield late
+
+    def _take(self, data: bytes, decoder: sse.Decoder) -> tuple[Sequence[Event], OpenDifyError | None]:
+        """The events of one read, and the failure they end with."""
+        events: list[Event] = []
+        failure: OpenDifyError | None = None
+        try:
+            for frame in decoder.feed(data):
+                events += self.reader.read(frame)
+                if self.reader.done:
+                    break
+        except (Malformed, sse.FrameTooLong) as error:
+            log.warning("malformed_event", app=self._app.name, problem=str(error))
+            failure = BrokenUpstream("Dify sent something that is not its protocol.")
+        finally:
+            if self.started is None and self.reader.ids.task_id:
+                self.started = time.time()
+                resolve(self.identified, None)
+        if self.reader.spoken > self._answer_chars:
+            return (), BrokenUpstream(f"The answer is longer than {self._answer_chars} characters.")
+        if events and isinstance(failed := events[-1], Failed):
+            # A start that is followed by failure at once is nothing to tell.
+            return [event for event in events if not isinstance(event, Started | Failed)], from_failed(failed)
+        return events, failure
+
+
+def resolve(future: "asyncio.Future[Any]", value: object) -> None:
+    """The first to resolve it does."""
+    if not future.done():
+        future.set_result(value)
+
+
+async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
+    """The next bytes, or None at the end of the stream or of the patience."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await anext(stream, None)
+    except TimeoutError:
+        return None
+
+
+async def exhaust(stream: AsyncIterator[bytes]) -> None:
+    """Read what follows the answer, for a moment: then the connection can serve the next run."""
+    until = asyncio.get_running_loop().time() + LEAVE_SECONDS
+    with suppress(BrokenUpstream):  # the answer is complete, whatever becomes of its connection
+        while await _next(stream, until):
+            continue

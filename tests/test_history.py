@@ -1,0 +1,150 @@
+"""Turns -> digests: what counts as the same dialogue, and what does not."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opendify.dialogue import Attachment, Event, FileOut, Ids, Started, TextDelta, TextReplaced, ToolCall, Turn
+from opendify.history import PIECE_CHARS, AnswerDigest, Chain, Listener, answer_digest
+
+KEY = b"k" * 32
+
+
+def state(*turns: Turn, key: bytes = KEY) -> str:
+    chain = Chain(key)
+    chain.add(turns)
+    return chain.state()
+
+
+def said(text: str, *attachments: Attachment) -> Turn:
+    return Turn(role="user", text=text, attachments=attachments)
+
+
+def told(text: str, *calls: ToolCall) -> Turn:
+    return Turn(role="assistant", text=text, calls=calls)
+
+
+def picture(**content: str) -> Attachment:
+    return Attachment(media="image", param="p", **content)  # type: ignore[arg-type]
+
+
+# -- answers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one two",
+        " one two\n",
+        "one\r\n\n two",
+        "<think>hm</think>one two",
+        "<think>\nhm\n</think>\n\none two",
+        "one <THINK>hm</THINK> two",
+        '<details type="reasoning" done="true" duration="2">\n<summary>Thought</summary>\n> hm\n</details>\none two',
+        'one <details type="tool_calls" done="true" id="c" name="clock">\n<summary>Ran</summary>\n</details> two',
+    ],
+)
+def test_what_an_answer_looks_like_does_not_matter(text: str) -> None:
+    assert answer_digest(text) == answer_digest("one two")
+
+
+@pytest.mark.parametrize(
+    "text", ["one", "onetwo", "One two", "one two.", "```\n<think>hm</think>\n```one two", "<details>one two</details>"]
+)
+def test_what_it_says_does(text: str) -> None:
+    assert answer_digest(text) != answer_digest("one two")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "<think>hm</think>", "<think>never closed"])
+def test_an_answer_that_shows_nothing(text: str) -> None:
+    assert answer_digest(text) == b""
+
+
+TEXT = st.lists(
+    st.sampled_from(["a", "b ", " ", "\n", "<think>", "</think>", "`", "```\n", "<", "汉", "\ud800", "x" * 3000])
+).map("".join)
+
+
+@given(text=TEXT, cuts=st.lists(st.integers(0, 20000)))
+def test_any_cutting_gives_the_same_digest(text: str, cuts: list[int]) -> None:
+    digest = AnswerDigest()
+    places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    for start, end in itertools.pairwise(places):
+        digest.hear(text[start:end])
+    assert digest.digest() == answer_digest(text)
+
+
+def test_no_more_is_kept_than_a_piece() -> None:
+    digest = AnswerDigest()
+    for _ in range(10_000):
+        digest.hear("word ")
+        assert sum(map(len, digest._parts)) <= PIECE_CHARS
+
+
+def test_a_listener_hears_what_the_client_will_show() -> None:
+    file = FileOut(url="http://dify/files/1", name="a.png", is_image=True)
+    events: list[Event] = [Started(Ids()), TextDelta("one"), file]
+    listener = Listener()
+    listener.hear(events)
+    assert listener.digest() == answer_digest("one\n\n![a.png](<http://dify/files/1>)")
+    listener = Listener()
+    listener.hear([*events, TextReplaced("no"), TextDelta("pe")])
+    assert listener.digest() == answer_digest("nope")
+
+
+# -- dialogues
+
+
+def test_the_same_dialogue_has_the_same_state() -> None:
+    call = ToolCall("c", "clock", "{}")
+    assert state(said("hi"), told("yes"), said("go")) == state(
+        Turn(role="system", text="Be brief."),
+        said(" hi\n"),
+        told("", call),
+        Turn(role="tool", text="noon"),
+        told("\nyes ", call),
+        said(""),
+        said("go"),
+    )
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (said("hi"), told("yes")),
+        (said("hi"), told("yes"), told("go")),
+        (told("hi"), said("yes"), said("go")),
+        (said("hi"), said("go"), told("yes")),
+        (said("h"), said("i"), told("yes"), said("go")),
+        (said("hi"), told("yes"), said("go", picture(url="http://a/b.png"))),
+        (said("hi  there"), told("yes"), said("go")),
+    ],
+)
+def test_another_dialogue_has_another_state(turns: tuple[Turn, ...]) -> None:
+    assert state(*turns) != state(said("hi"), told("yes"), said("go"))
+
+
+def test_the_white_space_within_a_question_counts() -> None:
+    assert state(said("a  b")) != state(said("a b"))
+
+
+def test_attachments_count_by_what_they_hold_and_where() -> None:
+    one, two = picture(base64="AAAA"), picture(base64="BBBB")
+    states = [
+        state(said("see")),
+        state(said("see", one)),
+        state(said("see", two)),
+        state(said("see", one, two)),
+        state(said("see", two, one)),
+        state(said("see", picture(url="AAAB"))),
+        state(said("see", picture(file_id="file-1"))),
+        state(said("", one)),
+    ]
+    assert len(set(states)) == len(states)
+    assert state(said("see", one)) == state(said("see", Attachment(media="file", param="other", base64="AAAA")))
+
+
+def test_states_are_keyed() -> None:
+    assert state(said("hi")) != state(said("hi"), key=b"o" * 32)

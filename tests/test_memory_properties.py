@@ -1,0 +1,306 @@
+"""Whatever people do in their chats, Dify's conversation holds what the client's history says, or is told all of it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from opendify.auth import Caller
+from opendify.dialogue import Prompt, TextDelta, Turn
+from opendify.dify.apps import Access, App
+from opendify.dify.transcript import flatten
+from opendify.entries import AppConfig
+from opendify.errors import ClientGone, Refused
+from opendify.exchange import Answer, Exchange
+from opendify.limits import Limits
+from opendify.memory import Memory
+from opendify.store import Store
+from opendify.uploads import Uploads
+from opendify.users import Users
+
+ANSWERS = ("ok", "<think>hm\n</think>\n\nok", " two  words\n", "```\n<think>code</think>\n```", "")
+# How clients send back what they were told: as it was, trimmed, without the thinking, or wrapped as Open WebUI does.
+ECHOES: dict[str, Callable[[str], str]] = {
+    "as it was": str,
+    "trimmed": str.strip,
+    "lines": lambda text: text.replace("\n", "\r\n"),
+}
+
+
+@dataclass
+class Kept:
+    """A conversation as Dify keeps it, and what it holds in the client's terms, None where nobody knows."""
+
+    user: str
+    queries: list[str] = field(default_factory=list)
+    holds: list[str] | None = field(default_factory=list)
+
+
+class Dify:
+    """A Dify of one app, in memory. `answers` are said next, `cut` is after how many pieces the next one hangs."""
+
+    def __init__(self) -> None:
+        self.conversations: dict[str, Kept] = {}
+        self.next_answer = "ok"
+        self.fails = False
+        self.hangs = False
+        self.mistaken = 0
+        self._stopped = asyncio.Event()
+        self._ids = count()
+
+    @asynccontextmanager
+    async def run(self, access: Access, path: str, body: bytes, **_: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+        asked = json.loads(body)
+        name = asked.get("conversation_id")
+        if name and (name not in self.conversations or self.conversations[name].user != asked["user"]):
+            self.mistaken += name in self.conversations
+            raise Refused("Conversation Not Exists.", code="not_found", status=404)
+        name = name or f"00000000-0000-0000-0000-{next(self._ids):012}"
+        kept = self.conversations.setdefault(name, Kept(asked["user"]))
+        kept.queries.append(asked["query"])
+        yield self._stream(name)
+
+    async def _stream(self, name: str) -> AsyncIterator[bytes]:
+        answer, hangs, fails = self.next_answer, self.hangs, self.fails
+        for piece in ("", *answer):
+            await asyncio.sleep(0)
+            yield self._frame("message", name, answer=piece)
+        if hangs:
+            await self._stopped.wait()
+            self._stopped.clear()
+        if fails:
+            yield self._frame("error", name, code="completion_request_error", message="no", status=400)
+        yield self._frame("message_end", name, metadata={})
+
+    def _frame(self, event: str, name: str, **fields: Any) -> bytes:
+        ids = {"event": event, "task_id": "t", "message_id": "m", "conversation_id": name}
+        return f"data: {json.dumps(ids | fields)}\n\n".encode()
+
+    async def stop(self, *_: Any) -> None:
+        """The run that hangs ends at once; what Dify keeps of it depends on the kind of app."""
+        self._stopped.set()
+
+    async def owns(self, app: App, user: str, conversation_id: str) -> bool:
+        return conversation_id in self.conversations and self.conversations[conversation_id].user == user
+
+
+CONFIG = AppConfig(key=SecretStr("app-x"), base="http://dify/v1", conversations="auto", background_tasks="isolated")
+APP = App(
+    access=Access("http://dify/v1", "app-x"),
+    name="App",
+    mode="chat",
+    inputs=(),
+    files=None,
+    size_limits={},
+    moderated=False,
+    config=CONFIG,
+)
+
+
+class OneApp:
+    """A catalogue of it."""
+
+    async def find(self, *_: Any) -> App:
+        return APP
+
+
+class SharedStore(Store):
+    """A store that others use at the same time: between any two of its answers they have their turn."""
+
+    def __init__(self) -> None:
+        super().__init__("mem://")
+        self.claimed: list[str] = []
+
+    async def claim(self, key: str, seconds: float) -> bool | None:
+        self.claimed.append(key)
+        return await super().claim(key, seconds)
+
+    async def _try(self, change: Any, otherwise: Any) -> Any:
+        await asyncio.sleep(0)
+        return await super()._try(change, otherwise)
+
+
+class Step(NamedTuple):
+    """One thing that a user does in one of two chats."""
+
+    user: str
+    chat: int
+    deed: str
+    text: str
+    answer: str
+    echo: str
+    at: int
+
+
+STEPS = st.builds(
+    Step,
+    user=st.sampled_from(["ann", "bob"]),
+    chat=st.sampled_from([0, 1]),
+    deed=st.sampled_from(
+        ["continue"] * 3 + ["edit", "regenerate", "abort", "fail", "race", "forgotten", "restart", "crash"]
+    ),
+    text=st.sampled_from(["hi", "yes", " hi\n", "more"]),
+    answer=st.sampled_from(ANSWERS),
+    echo=st.sampled_from(sorted(ECHOES)),
+    at=st.integers(0, 3),
+)
+
+
+class World:
+    """Users with their chats before one OpenDify before one Dify."""
+
+    def __init__(self, *, chat_ids: bool) -> None:
+        self.dify = Dify()
+        self.chat_ids = chat_ids
+        self.chats: dict[tuple[str, int], list[Turn]] = {}
+        self.store = SharedStore()
+        self.exchange = self._exchange()
+
+    def _exchange(self) -> Exchange:
+        dify: Any = self.dify
+        catalog: Any = OneApp()
+        memory, uploads = Memory(self.store, dify), Uploads(dify, self.store)
+        return Exchange(dify, catalog, memory, uploads, Users(), Limits())
+
+    async def do(self, step: Step) -> None:
+        """Do it, and check what came of it."""
+        history = self.chats.setdefault((step.user, step.chat), [])
+        self.dify.next_answer = step.answer
+        match step.deed:
+            case "restart":
+                self.store = SharedStore()
+                self.exchange = self._exchange()
+                return
+            case "forgotten":
+                self.dify.conversations.clear()
+            case "edit" | "regenerate" if history:
+                place = 2 * (step.at % (len(history) // 2))
+                text = step.text if step.deed == "edit" else history[place].text
+                del history[place:]
+                step = step._replace(text=text)
+        turns = [*history, Turn(role="user", text=step.text)]
+        if step.deed == "race":
+            await asyncio.gather(self._ask(step, turns), self._ask(step, turns))
+        else:
+            answer = await self._ask(step, turns)
+            if step.deed in {"abort", "crash"} and step.at % 2:  # the client keeps what it had when it pressed stop
+                answer = step.answer
+            if answer.strip():
+                history[:] = [*turns, Turn(role="assistant", text=ECHOES[step.echo](answer))]
+
+    async def _ask(self, step: Step, turns: list[Turn]) -> str:
+        self.dify.hangs, self.dify.fails = step.deed in {"abort", "crash"}, step.deed == "fail"
+        caller = Caller("team", trusted=True, chat_id=f"chat-{step.chat}" if self.chat_ids else None)
+        answer = self.exchange.answer(Prompt(model="App", turns=tuple(turns), user=step.user), caller)
+        said: list[str] = []
+        reading = asyncio.create_task(self._read(answer, said))
+        if step.deed in {"abort", "crash"}:
+            while not reading.done() and not (answer.ids.task_id and "".join(said) == step.answer):  # noqa: ASYNC110 (the reader is not ours to change)
+                await asyncio.sleep(0)
+        if step.deed == "abort":
+            answer.leave(ClientGone("gone"))
+        elif step.deed == "crash":
+            await self._crash(reading)
+        await asyncio.wait((reading,))
+        await self.exchange._wait(1)  # what goes on in the background is over before the next step
+        text = "".join(said)
+        self._check(step, turns, answer, text)
+        return text if answer.finished and step.deed != "abort" else ""
+
+    async def _crash(self, reading: "asyncio.Task[None]") -> None:
+        """The worker dies in the middle of the turn; long after, another one finds what it left in the store."""
+        left = dict(self._entries)
+        reading.cancel()
+        await asyncio.wait((reading,))
+        await self.exchange._wait(1)
+        self._entries.clear()
+        self._entries.update(left)
+        for key in self.store.claimed:
+            await self.store.delete(key)
+
+    @property
+    def _entries(self) -> dict[str, Any]:
+        entries: dict[str, Any] = self.store._cache._get_backend("").store  # type: ignore[attr-defined]
+        return entries
+
+    @staticmethod
+    async def _read(answer: Answer, said: list[str]) -> None:
+        async with aclosing(answer.events()) as batches:
+            async for events in batches:
+                said += [event.text for event in events if isinstance(event, TextDelta)]
+
+    def _check(self, step: Step, turns: list[Turn], answer: Answer, said: str) -> None:
+        finished = answer.finished is not None and step.deed != "abort"
+        assert not self.dify.mistaken
+        kept = self.dify.conversations.get(answer.ids.conversation_id or "")
+        if kept is None:
+            assert not finished
+            return
+        assert kept.user == f"team:{step.user}"
+        told = [turn.text.strip() for turn in turns]
+        if len(kept.queries) == 1:
+            assert kept.queries == [flatten(turns)]
+        else:
+            assert kept.queries[-1] == turns[-1].text
+            assert kept.holds is not None
+            assert [_seen(text) for text in kept.holds] == [_seen(text) for text in told[:-1]]
+        kept.holds = [*told, said] if finished and said.strip() else None
+
+
+def _seen(text: str) -> list[str]:
+    """What is left of a text when nobody looks at its thinking and white space."""
+    return text.replace("\r", "").replace("<think>hm\n</think>", "").split()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.exchange.LEAVE_SECONDS", 1.0)
+    monkeypatch.setattr("opendify.run.LEAVE_SECONDS", 1.0)
+
+
+@given(steps=st.lists(STEPS, max_size=12), chat_ids=st.booleans())
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_sequence_of_what_people_do(steps: list[Step], chat_ids: bool) -> None:
+    async def live() -> None:
+        world = World(chat_ids=chat_ids)
+        for step in steps:
+            await world.do(step)
+
+    asyncio.run(live())
+
+
+def test_a_chat_that_only_goes_on_stays_in_one_conversation() -> None:
+    async def live() -> None:
+        for echo in ECHOES:
+            for said in ANSWERS[:-1]:
+                world = World(chat_ids=False)
+                for text in ("hi", "hi", "more"):
+                    await world.do(Step("ann", 0, "continue", text, said, echo, 0))
+                assert len(world.dify.conversations) == 1, (echo, said)
+
+    asyncio.run(live())
+
+
+def test_the_check_notices_a_mixed_conversation() -> None:
+    """What this file relies on: a memory that claims nothing would fail."""
+
+    async def live() -> None:
+        world = World(chat_ids=False)
+        await world.do(Step("ann", 0, "continue", "hi", "ok", "trimmed", 0))
+        (kept,) = world.dify.conversations.values()
+        kept.holds = ["something", "else"]
+        with pytest.raises(AssertionError):
+            await world.do(Step("ann", 0, "continue", "more", "ok", "trimmed", 0))
+
+    asyncio.run(live())
