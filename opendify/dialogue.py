@@ -6,7 +6,7 @@ from msgspec import Struct
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Media: TypeAlias = Literal["image", "audio", "file"]
-FinishReason: TypeAlias = Literal["stop", "length", "content_filter"]
+FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls"]
 
 
 class Ahead(Struct, frozen=True):
@@ -103,6 +103,54 @@ class TextDelta(Struct, frozen=True, gc=False):
     text: str
 
 
+class ReasoningDelta(Struct, frozen=True, gc=False):
+    """The next piece of the model's thinking, never empty."""
+
+    text: str
+
+
+class ToolRun(Struct, frozen=True, kw_only=True):
+    """A tool that the app itself is calling: told once for each call. `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolResult(Struct, frozen=True):
+    """What the tool of a ToolRun returned, as text; at most once for each."""
+
+    id: str
+    observation: str
+
+
+class Citation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A passage of a knowledge base that the answer rests on. `url` is the source's own address, where it has one."""
+
+    title: str
+    url: str | None = None
+    dataset_id: str | None = None
+    dataset_name: str | None = None
+    document_id: str | None = None
+    document_name: str | None = None
+    segment_id: str | None = None
+    score: float | None = None
+    content: str | None = None
+
+
+class Cited(Struct, frozen=True):
+    """What the whole answer rests on, each passage once; told at most once, after the text."""
+
+    citations: tuple[Citation, ...]
+
+
+class Progress(Struct, frozen=True):
+    """A step of a flow has begun or is `done`. The title is its author's; never what goes in or comes out."""
+
+    title: str
+    done: bool
+
+
 class TextReplaced(Struct, frozen=True):
     """All text so far is withdrawn in favour of `text`, which does not continue it (output moderation)."""
 
@@ -133,4 +181,16 @@ class Failed(Struct, frozen=True, kw_only=True):
     status: int
 
 
-Event: TypeAlias = Started | TextDelta | TextReplaced | FileOut | Finished | Failed
+Event: TypeAlias = (
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | ToolRun
+    | ToolResult
+    | Cited
+    | Progress
+    | TextReplaced
+    | FileOut
+    | Finished
+    | Failed
+)

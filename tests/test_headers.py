@@ -108,6 +108,7 @@ def test_other_braces_are_part_of_a_name(value: str) -> None:
 def test_the_space_around_a_value_is_not_part_of_it() -> None:
     assert introduced((USER, b" \tann b \t")).user == "ann b"
     assert introduced((USER, "\u00a0ann".encode())).user == "\u00a0ann"
+    assert introduced((USER, b"ann\n")).user == "ann\n"
 
 
 @pytest.mark.parametrize("value", ["安娜", "Zoë", "👩‍🔬", "%E5%AE%89", "a:b#c"])

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
-from opendify.dialogue import Ids
+from opendify.dialogue import FinishReason, Ids
 from opendify.errors import InvalidRequest
 from opendify.openai.bodies import decoder
 
@@ -155,7 +155,7 @@ class Choice(Struct):
     """The one choice."""
 
     message: MessageOut
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: FinishReason
     index: int = 0
     logprobs: None = None
 
