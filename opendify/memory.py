@@ -264,7 +264,7 @@ class Memory:
             return Conversation()
         scope = Scope(self._secret, app, caller, user)
         conversation = Kept(self, scope, prompt, app, caller)
-        if named := caller.conversation_id or prompt.conversation_id:
+        if named := (caller.conversation_id or prompt.conversation_id or "").lower():
             is_owned = await self._is_known(scope, named)
             if not is_owned and not await self._is_at_dify(app, user, named):
                 raise ConversationNotFound

@@ -43,7 +43,7 @@ def _user(user: str | dict[str, Any] | int | None) -> str | None:
     """Open WebUI's pipelines send an object."""
     if isinstance(user, dict):
         names = (user.get(key) for key in ("id", "email", "name"))
-        user = next((name for name in names if name and isinstance(name, str | int)), None)
+        user = next((name for name in names if name and isinstance(name, str | int) and name is not True), None)
     return None if user is None or user == "" else str(user)
 
 
