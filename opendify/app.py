@@ -100,8 +100,9 @@ def _lifespan(settings: Settings) -> Any:
             ttl=settings.model_cache_seconds,
             default=settings.default_model,
         )
-        store = Store(settings.cache_url.get_secret_value())
-        exchange = exchange_of(settings, gateway, catalog, store)
+        # Two of them: so many files as may be sent do not push conversations out of a memory that is bounded.
+        conversations, files = (Store(settings.cache_url.get_secret_value()) for _ in range(2))
+        exchange = exchange_of(settings, gateway, catalog, conversations, files)
         app.state.update({"catalog": catalog, "exchange": exchange})
         try:
             catalog.start()
@@ -111,7 +112,8 @@ def _lifespan(settings: Settings) -> Any:
             await exchange.drain(0)
             await catalog.close()
             await gateway.close()
-            await store.close()
+            await conversations.close()
+            await files.close()
             await cache.close()
 
     return lifespan
@@ -129,20 +131,18 @@ def gateway_of(settings: Settings) -> Gateway:
     )
 
 
-def exchange_of(settings: Settings, gateway: Gateway, catalog: Catalog, store: Store) -> Exchange:
+def exchange_of(settings: Settings, gateway: Gateway, catalog: Catalog, conversations: Store, files: Store) -> Exchange:
     """What makes the answers."""
     secret, limits = settings.hash_secret.get_secret_value(), limits_of(settings)
-    memory = Memory(
-        store, gateway, secret=secret, days=settings.conversation_ttl_days, run_seconds=settings.max_run_seconds
-    )
+    memory = Memory(conversations, gateway, secret=secret, days=settings.conversation_ttl_days)
     kept = KeptFiles(
-        store,
+        files,
         secret=secret,
         days=settings.conversation_ttl_days,
         minutes=settings.files_kept_minutes,
         megabytes=settings.files_kept_mb,
     )
-    uploads = Uploads(gateway, store, secret=secret, hours=settings.upload_cache_hours, kept=kept)
+    uploads = Uploads(gateway, files, secret=secret, hours=settings.upload_cache_hours, kept=kept)
     users = Users(hashed=settings.hash_users, secret=secret)
     return Exchange(gateway, catalog, memory, uploads, users, limits)
 

@@ -139,9 +139,13 @@ class Citation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Cited(Struct, frozen=True):
-    """What the whole answer rests on, each passage once; told at most once, after the text."""
+    """What the whole answer rests on, each passage once; told at most once, after the text.
+
+    Not `annotated` where the text itself tells it already.
+    """
 
     citations: tuple[Citation, ...]
+    annotated: bool = True
 
 
 class Progress(Struct, frozen=True):
@@ -166,11 +170,15 @@ class FileOut(Struct, frozen=True, kw_only=True):
 
 
 class Finished(Struct, frozen=True):
-    """The answer is complete. Nothing follows. `stopped` by somebody else, it may lack its end."""
+    """The answer is complete. Nothing follows. `stopped` by somebody else, it may lack its end.
+
+    `suggestions` are what the user might ask next.
+    """
 
     reason: FinishReason
     usage: Usage
     stopped: bool = False
+    suggestions: tuple[str, ...] = ()
 
 
 class Failed(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from opendify.fields import BackgroundTasks, Conversations, base_url
+from opendify.fields import (
+    AgentTools,
+    BackgroundTasks,
+    Citations,
+    CitationUrl,
+    Conversations,
+    Progress,
+    Reasoning,
+    Switch,
+    base_url,
+)
 
 Mode = Literal["chat", "agent-chat", "advanced-chat", "completion", "workflow", "agent"]
 
@@ -58,6 +68,12 @@ class AppConfig(_Part):
     conversations: Conversations | None = None
     background_tasks: BackgroundTasks | None = None
     system_inputs: tuple[str, ...] = ()
+    reasoning: Reasoning = "reasoning_content"
+    agent_tools: AgentTools = "tool_calls"
+    citations: Citations = "annotations"
+    citation_url: CitationUrl = ""
+    progress: Progress = "off"
+    suggestions: Switch = "off"
 
     @field_validator("key")
     @classmethod

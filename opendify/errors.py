@@ -7,6 +7,8 @@ OpenDifyError
  |- ModelNotFound         404
  |- ConversationNotFound  404  no such Dify conversation, or somebody else's
  |- FileNotFound          404  no such file sent ahead, or somebody else's
+ |- NoSuchLink            404  a link to a file that is none of ours, or whose file Dify has no more
+ |- LinkExpired           410  its time is over, or Dify's own and Dify does not sign it anew
  |- ConversationBusy      409  another turn of it is under way
  |- RequestTooLarge       413
  |- ClientGone            499  nobody is there to be told
@@ -114,6 +116,28 @@ class FileNotFound(OpenDifyError):
         super().__init__("There is no such file of this key and user.", param=param)
 
 
+class NoSuchLink(OpenDifyError):
+    """A link to a file that we did not make, or not for an app that is served; or Dify does not have the file."""
+
+    status: int = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    code = "file_not_found"
+
+    def __init__(self, message: str = "This link to a file is not complete, or not one of this server.") -> None:
+        super().__init__(message)
+
+
+class LinkExpired(OpenDifyError):
+    """A link to a file whose time is over."""
+
+    status: int = HTTPStatus.GONE
+    type = "invalid_request_error"
+    code = "file_expired"
+
+    def __init__(self, message: str = "The time of this link to a file is over.") -> None:
+        super().__init__(message)
+
+
 class ConversationBusy(OpenDifyError):
     """Another turn of the conversation is under way, and there is no history to begin another one with."""
 
@@ -202,7 +226,12 @@ class BrokenUpstream(UpstreamError):
 
 
 class Refused(UpstreamError):
-    """Dify's own error. Status, type and code follow from Dify's code and status."""
+    """Dify's own error. Status, type and code follow from Dify's code and status.
+
+    `in_stream`: it was told by a run that had begun.
+    """
+
+    in_stream = False
 
     def __init__(self, message: str, *, code: str, status: int) -> None:
         super().__init__(clean(message), code=code)
@@ -248,6 +277,7 @@ def from_failed(failed: Failed) -> Refused:
     if failed.code == "rate_limit_error":  # inside a stream this is the model provider's limit, not Dify's quota
         error.type, error.code = "rate_limit_error", "rate_limit_exceeded"
     error.should_retry, error.retry_after = False, None
+    error.in_stream = True
     return error
 
 

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from opendify import background
 from opendify.auth import Caller
@@ -34,11 +35,14 @@ from opendify.errors import (
     from_exception,
 )
 from opendify.limits import Limits
-from opendify.memory import Conversation, Memory
+from opendify.memory import TURN_SECONDS, Conversation, Memory
+from opendify.presentation import Presenter, Style
 from opendify.run import LEAVE_SECONDS, Run, resolve
 from opendify.uploads import Sent, Uploads, start_held
 from opendify.users import Users
 
+# What Dify suggests to ask next is worth no longer wait.
+SUGGESTION_SECONDS = 1.0
 # Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
 APP_CHANGED = {
     "not_chat_app",
@@ -49,8 +53,9 @@ APP_CHANGED = {
     "bad_request",
 }
 
-# ... and that it does not know a file, before a run or as the reason of one that failed at once.
-UNKNOWN_FILE = re.compile("upload file", re.IGNORECASE)
+# ... that it does not know a conversation, or a file: before a run, or as the reason of one that failed at once.
+UNKNOWN_CONVERSATION = "Conversation Not Exists"
+UNKNOWN_FILE = re.compile(r"(Invalid value for file input '[^']*': )?Invalid upload file")
 
 log = structlog.get_logger("opendify.exchange")
 
@@ -106,6 +111,8 @@ class Exchange:
         for answer in list(self._answers):
             answer.leave(ShutDown(started=answer.sent.done()))
         await self._wait(LEAVE_SECONDS + 1)
+        for task in self._tasks:
+            task.cancel()
 
     async def _wait(self, seconds: float) -> None:
         if self._tasks:
@@ -144,6 +151,11 @@ class Answer:
     def ids(self) -> Ids:
         """Dify's names for this answer, as far as they are known."""
         return self._run.ids if self._run else Ids()
+
+    @property
+    def reasoning_key(self) -> str:
+        """The field of OpenAI's format that holds thinking."""
+        return "reasoning" if self.app and self.app.config.reasoning == "reasoning" else "reasoning_content"
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that may outlive the request."""
@@ -245,14 +257,14 @@ class Answer:
         self.app = app = await exchange.catalog.find(prompt.model, caller.may_use)
         way = app.config.background_tasks or "isolated"
         if self.task and way.startswith("route:"):
-            self.app = app = await exchange.catalog.named(way.removeprefix("route:"), lambda _: True)
+            self.app = app = await self._other_app(app, way.removeprefix("route:"))
         self.limits = exchange.limits.of(app)
         self.user = exchange.users.of(caller, prompt.user, app)
         if self.task and way == "local" and self.task not in background.WORTH_A_RUN:
             yield await self._answer_here(self.task, app)
             return
         alone = self.task is not None and way != "pass"
-        conversation = Conversation() if alone else await exchange.memory.recall(prompt, app, caller, self.user)
+        conversation = Conversation() if alone else exchange.memory.conversation(prompt, app, caller, self.user)
         try:
             async with aclosing(self._answer_in(conversation, app)) as batches:
                 async for events in batches:
@@ -264,6 +276,15 @@ class Answer:
         finally:
             if alone and app.converses and self.ids.conversation_id:
                 exchange.spawn(self._forget(app, self.ids.conversation_id))
+
+    async def _other_app(self, app: App, model: str) -> App:
+        """The app that background tasks go to, with their words alone; for callers who may not use it, the same."""
+        other = await self._exchange.catalog.named(model, lambda _: True)
+        if not self._caller.may_use(other.name):
+            return app
+        turns = tuple(replace(turn, attachments=()) for turn in self._prompt.turns)
+        self._prompt = replace(self._prompt, turns=turns, variables={}, metadata={})
+        return other
 
     async def _answer_here(self, task: Task, app: App) -> Sequence[Event]:
         """What a background task is told without a run."""
@@ -281,56 +302,69 @@ class Answer:
 
     async def _answer_in(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
         """Hear what is said, so that the next turn finds this one: known before the client has its last word."""
+        presenter = Presenter(style_of(app))
         try:
+            await conversation.find()
             async with aclosing(self._runs(conversation, app)) as batches:
-                async for events in batches:
+                async for said in batches:
+                    events = presenter.feed(said)
                     conversation.hear(events)
                     self._note(events)
                     if self._run and self.finished and not (self.finished.stopped or self.cut or self._left):
                         await conversation.keep(self._run.ids, self._run.started or time.time())
-                    yield events
-        except OpenDifyError as error:
-            if error.should_retry:  # which is said only where nothing can have run
-                self._may_have_run = False
-            raise
+                        events = await self._suggested(events, app)
+                    if events:
+                        yield events
         finally:
             self._exchange.spawn(conversation.release(self.ids, ran=self._may_have_run))
 
     async def _runs(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
         """One run; another one where Dify has lost what we thought it has, as long as nothing was told."""
         for mends_left in reversed(range(3)):
-            sent = Sent([], [])
+            sent, ran_before = Sent([], []), self._may_have_run
             try:
                 async with aclosing(self._attempt(conversation, app, sent)) as batches:
                     async for events in batches:
                         yield events
             except (Refused, Elsewhere) as error:
+                if error.should_retry:
+                    self._may_have_run = ran_before
                 if not (mends_left and await self._mended(error, conversation, sent)):
                     raise
+            except OpenDifyError as error:
+                if error.should_retry:  # which is said only where nothing can have run
+                    self._may_have_run = ran_before
+                raise
             else:
                 return
 
-    async def _attempt(
-        self, conversation: Conversation, app: App, sent: Sent
-    ) -> AsyncGenerator[Sequence[Event], None]:
+    async def _attempt(self, conversation: Conversation, app: App, sent: Sent) -> AsyncGenerator[Sequence[Event], None]:
         exchange = self._exchange
         told = Told(is_known=conversation.id is not None, instructions=conversation.instructions)
         resolve_kept, most = exchange.uploads.kept.resolve, self.limits.files
         prompt = await resolve_kept(self._prompt, self._caller, app, most, is_known=told.is_known)
         plan = build(prompt, app, most, told)
         await exchange.uploads.send(plan, self.user, sent)
-        if conversation.wait:
-            await asyncio.sleep(conversation.wait)
+        await asyncio.sleep(min(max(conversation.next_at - time.time(), 0.0), TURN_SECONDS))
         body = plan.body(self.user, sent.ids, conversation.id)
         run = self._begin(app)
         said = run.events(plan.path, body, wanted=lambda: not self._left)
         async with aclosing(start_held(said) if sent.reused else said) as batches:
             async for events in batches:
-                if conversation.id and run.ids.conversation_id not in {None, conversation.id}:
-                    await self._stop_at_dify(run, self._loop.time() + LEAVE_SECONDS)
-                    exchange.spawn(self._forget(app, run.ids.conversation_id or ""))
+                if not told.is_known:
+                    if conversation.id is None:
+                        await conversation.begun(run.ids)
+                elif is_elsewhere(run.ids, conversation):
+                    await self._abandon(run, conversation, app)
                     raise Elsewhere
                 yield events
+
+    async def _abandon(self, run: Run, conversation: Conversation, app: App) -> None:
+        """Stop what Dify began instead of going on, and leave nothing of it."""
+        await self._stop_at_dify(run, self._loop.time() + LEAVE_SECONDS)
+        stray = run.ids.conversation_id
+        if stray and not await conversation.knows(stray):
+            self._exchange.spawn(self._forget(app, stray))
 
     def _begin(self, app: App) -> Run:
         self._run = run = Run(self._exchange.gateway, app, self.limits)
@@ -345,11 +379,15 @@ class Answer:
         """Whether another run can go better: in a new conversation, or with its files sent again."""
         if self._told or self._left:
             return False
+        if self._timer:
+            self._timer.cancel()
         if conversation.id and _is_gone(error):
             await conversation.renew()
-        elif sent.reused and UNKNOWN_FILE.search(error.message):
+        elif sent.reused and UNKNOWN_FILE.match(error.message):
             await self._exchange.uploads.forget(sent)
         else:
+            return False
+        if self._left:
             return False
         self._run = None
         return True
@@ -359,8 +397,22 @@ class Answer:
             self._told = self._told or not isinstance(event, Started)
             if self.first_text_at is None and isinstance(event, TextDelta):
                 self.first_text_at = self._loop.time()
-        if isinstance(finished := events[-1], Finished):
+        if events and isinstance(finished := events[-1], Finished):
             self.finished = finished
+
+    async def _suggested(self, events: Sequence[Event], app: App) -> Sequence[Event]:
+        """The last events with what Dify suggests to ask next, if it says so within a moment."""
+        message_id = self.ids.message_id
+        if not (app.config.suggestions == "on" and app.suggests and message_id and self.finished):
+            return events
+        try:
+            async with asyncio.timeout(SUGGESTION_SECONDS):
+                asked = await self._exchange.gateway.suggestions(app, self.user, message_id)
+        except (OpenDifyError, TimeoutError) as error:  # no suggestions are no failure
+            log.info("no_suggestions", app=app.name, problem=type(error).__name__)
+            return events
+        self.finished = replace(self.finished, suggestions=tuple(asked))
+        return [*events[:-1], self.finished]
 
     async def _forget(self, app: App, conversation_id: str) -> None:
         """Delete a conversation that nobody goes on with."""
@@ -370,8 +422,20 @@ class Answer:
             log.warning("conversation_not_deleted", app=app.name, problem=error.code)
 
 
+def style_of(app: App) -> Style:
+    """How this app's extras are shown."""
+    own = app.config
+    return Style(own.reasoning, own.agent_tools, own.citations, own.citation_url, own.progress)
+
+
+def is_elsewhere(ids: Ids, conversation: Conversation) -> bool:
+    """Whether Dify goes on in another conversation than it was told to."""
+    return ids.conversation_id is not None and ids.conversation_id.lower() != conversation.id
+
+
 def _is_gone(error: OpenDifyError) -> bool:
-    """Whether Dify does not have the conversation that it was told to go on with."""
+    """Whether Dify does not have the conversation that it was told to go on with. It says so before any run."""
     if isinstance(error, Refused):
-        return error.upstream_status == HTTPStatus.NOT_FOUND or error.upstream_code == "conversation_completed"
+        is_unknown = error.upstream_status == HTTPStatus.NOT_FOUND and error.message.startswith(UNKNOWN_CONVERSATION)
+        return not error.in_stream and (is_unknown or error.upstream_code == "conversation_completed")
     return isinstance(error, Elsewhere)

@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from opendify import presentation
+
 # What a header's name must not be: its value would become a user's or a chat's name.
 HOLDS_A_KEY: Final = {"authorization", "proxy-authorization", "cookie"}
 
@@ -36,6 +38,15 @@ def background_tasks(value: str) -> str:
     if way == "route" and model:
         return f"route:{model}"
     raise ValueError(f"holds {value!r}: it must be isolated, local, pass or route:MODEL")
+
+
+def citation_url(template: str) -> str:
+    """An address with places for the fields of a citation. Raises ValueError."""
+    known = ", ".join(f"{{{name}}}" for name in presentation.PLACES)
+    unknown = set(re.findall(r"\{(.*?)\}", template)) - set(presentation.PLACES)
+    if unknown or (template and not re.match(r"https?://\S+$", template)):
+        raise ValueError(f"must be an address such as https://dify.example.com/{{document_id}}, with places of {known}")
+    return template
 
 
 def header(name: str) -> str:
@@ -116,3 +127,8 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error"], LOWER]
 LogFormat = Annotated[Literal["console", "json"], LOWER]
 Conversations = Annotated[Literal["auto", "explicit", "off"], LOWER]
 BackgroundTasks = Annotated[str, AfterValidator(background_tasks)]
+Reasoning = Annotated[presentation.Reasoning, LOWER]
+AgentTools = Annotated[presentation.AgentTools, LOWER]
+Citations = Annotated[presentation.Citations, LOWER]
+Progress = Annotated[presentation.ProgressShown, LOWER]
+CitationUrl = Annotated[str, AfterValidator(citation_url)]

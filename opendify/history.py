@@ -7,7 +7,7 @@ is, but for white space at its ends.
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from opendify.dialogue import Attachment, Event, FileOut, TextDelta, TextReplaced, Turn
@@ -17,8 +17,12 @@ from opendify.thinking import ThinkSplitter
 DIGEST_BYTES: Final = 16
 # Text of an answer is hashed in pieces of about this many characters, not delta by delta.
 PIECE_CHARS: Final = 4096
+# Beyond this many characters an answer's thinking counts as text: what tells them apart costs time.
+SPLIT_CHARS: Final = 200_000
 # Open WebUI keeps reasoning and tool runs of an answer as such blocks in its text.
-_FOLDED = re.compile(r'<details\s[^>]*\btype="(?:reasoning|tool_calls|code_interpreter)".*?</details>\s*', re.DOTALL)
+_BLOCK: Final = "<details"
+_BLOCK_END: Final = "</details>"
+_FOLDED = re.compile(r'<details\s[^<>]{0,300}?\btype="(?:reasoning|tool_calls|code_interpreter)"[^<>]{0,300}>')
 
 
 class AnswerDigest:
@@ -29,6 +33,7 @@ class AnswerDigest:
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._parts: list[str] = []
         self._size = 0
+        self._left = SPLIT_CHARS
         self._begun = False
         self._gap = False
 
@@ -49,7 +54,12 @@ class AnswerDigest:
         text = "".join(self._parts)
         self._parts.clear()
         self._size = 0
-        self._see(self._splitter.feed(text))
+        split, rest = text[: self._left], text[self._left :]
+        self._left -= len(split)
+        self._see(self._splitter.feed(split))
+        if rest:
+            self._see(self._splitter.close())
+            self._add(rest)
 
     def _see(self, pieces: Iterable[tuple[bool, str]]) -> None:
         for is_thinking, text in pieces:
@@ -70,8 +80,21 @@ class AnswerDigest:
 def answer_digest(text: str) -> bytes:
     """The digest of an answer as a client sends it back; empty where nothing of it was visible."""
     digest = AnswerDigest()
-    digest.hear(_FOLDED.sub("", text))
+    digest.hear("".join(_unfolded(text)))
     return digest.digest()
+
+
+def _unfolded(text: str) -> Iterator[str]:
+    """The parts of the text between the blocks of Open WebUI; one that is never closed is text."""
+    place = 0
+    while (start := text.find(_BLOCK, place)) >= 0:
+        opening = _FOLDED.match(text, start)
+        end = text.find(_BLOCK_END, opening.end()) if opening else start + len(_BLOCK)
+        if end < 0:
+            break
+        yield text[place:start] if opening else text[place:end]
+        place = end + len(_BLOCK_END) if opening else end
+    yield text[place:]
 
 
 class Chain:

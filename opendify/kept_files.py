@@ -20,7 +20,7 @@ from opendify.auth import Caller
 from opendify.dialogue import Ahead, Attachment, Prompt, Turn
 from opendify.dify.apps import MEGABYTE, App
 from opendify.dify.transcript import newest
-from opendify.errors import Busy, FileNotFound, InvalidRequest, RequestTooLarge
+from opendify.errors import Busy, FileNotFound, InvalidRequest, OpenDifyError, RequestTooLarge
 from opendify.memory import DAY
 from opendify.store import Store
 from opendify.users import readable
@@ -126,10 +126,10 @@ class KeptFiles:
         return kept
 
     async def get(self, key: str) -> Record:
-        """The record. Raises FileNotFound."""
+        """The record. Raises FileNotFound, or Busy where nobody can tell."""
         if record := await self._store.get(key, Record):
             return record
-        raise FileNotFound
+        raise self._missing(None)
 
     async def delete(self, key: str) -> None:
         """Forget a file. Dify has no way to delete what it has of it. Raises FileNotFound."""
@@ -173,11 +173,16 @@ class KeptFiles:
         key = self.key(caller, prompt.user, file_id)
         record = await self._store.get(key, Record) if ID.fullmatch(file_id) else None
         if record is None:
-            raise FileNotFound(attachment.param)
+            raise self._missing(attachment.param)
         ahead = Ahead(key, record.upload_id, None if record.app_id else self.waiting.get(key))
         _check_usable(record, ahead, app, attachment.param)
         name = posixpath.splitext(record.filename)[0] + record.extension
         return replace(attachment, ahead=ahead, name=name, mime_type=record.mime_type)
+
+    def _missing(self, param: str | None) -> OpenDifyError:
+        if self._store.is_away:
+            return Busy("The files sent ahead cannot be looked up just now; try again in a moment.", param=param)
+        return FileNotFound(param) if param else FileNotFound()
 
     async def _renew(self, key: str, record: Record, seconds: float) -> Record | None:
         """Keep it for so long from now on; None where that did not go well."""

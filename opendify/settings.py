@@ -21,8 +21,11 @@ from opendify.entries import AppConfig, ClientKey, app_config, client_key, hint_
 from opendify.fields import (
     LIST,
     Address,
+    AgentTools,
     BackgroundTasks,
     CacheUrl,
+    Citations,
+    CitationUrl,
     Conversations,
     Count,
     Days,
@@ -33,6 +36,8 @@ from opendify.fields import (
     LogLevel,
     Minutes,
     Origins,
+    Progress,
+    Reasoning,
     Seconds,
     Secret,
     Switch,
@@ -43,7 +48,10 @@ from opendify.sentences import sentence
 CONFIG_FILE: Final = "litestar.toml"
 TABLES: Final = frozenset(("keys", "apps"))
 # What an app may say for itself, else it is said for all.
-WAYS: Final = ("conversations", "background_tasks", "system_inputs")
+WAYS: Final = (
+    *("conversations", "background_tasks", "system_inputs"),
+    *("reasoning", "agent_tools", "citations", "citation_url", "progress", "suggestions"),
+)
 
 
 class SettingsError(Exception):
@@ -151,6 +159,19 @@ class Settings(BaseSettings):
         ("system", "system_prompt", "instructions"),
         description="variables of an app that take the system text, the first that it declares",
     )
+    reasoning: Reasoning = Field(
+        "reasoning_content",
+        description="where thinking goes: the field reasoning_content or reasoning, inline as <think>, or drop",
+    )
+    agent_tools: AgentTools = Field(
+        "tool_calls", description="how runs of an app's own tools are told: tool_calls, reasoning or off"
+    )
+    citations: Citations = Field("annotations", description="how sources are told: annotations, footnotes, both or off")
+    citation_url: CitationUrl = Field(
+        "", description="address of a source that has none, with places such as {dataset_id} and {document_id}"
+    )
+    progress: Progress = Field("off", description="how the steps of flows are told: off, reasoning or status")
+    suggestions: Switch = Field("off", description="on tells with an answer what Dify suggests to ask next")
     workers: Count = Field(1, description="processes of opendify serve; several need CACHE_URL=redis://...")
     cors_origins: Origins = Field(
         (), description="web origins allowed to call from a browser, comma-separated; * for any"

@@ -20,9 +20,17 @@ S = TypeVar("S", bound=Struct)
 MEMORY_ENTRIES: Final = 200_000
 ANSWER_SECONDS: Final = 1.0
 REST_SECONDS: Final = 2.0
+CONNECTIONS: Final = 200
+CROWDED: Final = "No connection available."
 TROUBLES: Final = (CacheError, RedisError, OSError, TimeoutError)
 
 log = structlog.get_logger("opendify.store")
+
+
+class Claim(Struct):
+    """Who has taken a key."""
+
+    token: str
 
 
 class Store:
@@ -48,11 +56,17 @@ class Store:
                 pickle_type="json",
                 suppress=False,
                 client_name="opendify",
+                max_connections=CONNECTIONS,
                 socket_timeout=ANSWER_SECONDS,
                 socket_connect_timeout=ANSWER_SECONDS,
                 wait_for_connection_timeout=ANSWER_SECONDS,
                 retry=Retry(NoBackoff(), 1),  # once: for a connection that Redis closed while it was idle
             )
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it does not answer just now, so that nothing is known for certain."""
+        return time.monotonic() < self._resting_until
 
     async def get(self, key: str, schema: type[S]) -> S | None:
         """The value, None where there is none."""
@@ -67,16 +81,32 @@ class Store:
         kept: bool = await self._try(lambda: self._cache.set(key, msgspec.to_builtins(value), expire=seconds), False)
         return kept
 
-    async def claim(self, key: str, seconds: float) -> bool | None:
+    async def claim(self, key: str, token: str, seconds: float) -> bool | None:
         """Take the key, which only one can at a time; whether it is ours now, None where nobody can tell."""
         if self._local:  # cashews' own memory lets go of an expired key only when somebody looks at it
             await self._try(lambda: self._cache.exists(key), False)
-        claimed: bool | None = await self._try(lambda: self._cache.set(key, {}, expire=seconds, exist=False), None)
-        return claimed
+        claim = msgspec.to_builtins(Claim(token))
+        claimed = await self._try(lambda: self._cache.set(key, claim, expire=seconds, exist=False), None)
+        if claimed is False:  # by another, or by ourselves on a connection that broke before it said so
+            return await self.claims(key, token)
+        return None if claimed is None else True
 
-    async def delete(self, key: str) -> None:
-        """Forget it."""
-        await self._try(lambda: self._cache.delete(key), False)
+    async def claims(self, key: str, token: str) -> bool:
+        """Whether the key is taken with this token."""
+        return await self.get(key, Claim) == Claim(token)
+
+    async def renew_claim(self, key: str, token: str, seconds: float) -> None:
+        """Keep it for longer, if it still is ours."""
+        if await self.claims(key, token):
+            await self.put(key, Claim(token), seconds)
+
+    async def unclaim(self, key: str, token: str) -> bool:
+        """Give it back, if it is ours; whether it is free of us now."""
+        return await self.delete(key) if await self.claims(key, token) else not self.is_away
+
+    async def delete(self, key: str) -> bool:
+        """Forget it; whether that went well."""
+        return await self._try(lambda: self._cache.delete(key), None) is not None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -85,11 +115,14 @@ class Store:
             await self._try(self._cache.close, None)
 
     async def _try(self, change: Callable[[], Awaitable[Any]], otherwise: Any) -> Any:
-        if time.monotonic() < self._resting_until:
+        if self.is_away:
             return otherwise
         try:
             result = await change()
         except TROUBLES as error:
+            if str(error.__cause__) == CROWDED:  # it is there, and many ask at once
+                log.warning("store_crowded")
+                return otherwise
             self._resting_until = time.monotonic() + REST_SECONDS
             if not self._troubled:
                 self._troubled = True

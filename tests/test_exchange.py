@@ -381,3 +381,36 @@ async def test_a_turn_that_took_too_long_is_not_gone_on_with(monkeypatch: pytest
     await talk.read(talk.turn(SAY, 5.0, turns=then("more"), limits=Limits(silence=0.05)))
     await talk.read(talk.turn(SAY, END, turns=then("more")))
     assert [body.get("conversation_id") for body in talk.bodies] == [None, "c-1", None]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        frame("error", code="not_found", message="Conversation Not Exists.", status=404),
+        frame("error", code="not_found", message="model gpt-x not found", status=404),
+        frame("error", code="invalid_param", message="could not upload file report.csv", status=400),
+    ],
+)
+async def test_what_a_run_says_of_itself_is_no_reason_for_another(
+    failure: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has begun, and may have done something."""
+    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    talk = Talk()
+    await talk.read(talk.turn(SAY, END))
+    await talk.read(talk.turn(failure, turns=then("more")))
+    assert len(talk.bodies) == 2
+
+
+async def test_a_failed_run_before_one_that_was_refused_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal that changes nothing does not undo what the run before it did."""
+    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    talk = Talk()
+    await talk.read(talk.turn(SAY, END))
+    answer = talk.turn(turns=then("more"))
+    answer._may_have_run = True  # as after a run that was given up
+    gateway: Any = answer._exchange.gateway
+    gateway.steps = (Refused("Too many requests.", code="too_many_requests", status=429),)
+    await talk.read(answer)
+    await talk.read(talk.turn(SAY, END, turns=then("more")))
+    assert talk.bodies[-1].get("conversation_id") is None

@@ -148,3 +148,21 @@ def test_attachments_count_by_what_they_hold_and_where() -> None:
 
 def test_states_are_keyed() -> None:
     assert state(said("hi")) != state(said("hi"), key=b"o" * 32)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<details type="reasoning">' * 80_000,
+        "<details " * 200_000,
+        ("<details " + " " * 150) * 20_000,
+        "<t" * 1_000_000,
+    ],
+)
+def test_a_hostile_answer_does_not_hold_up_the_others(text: str) -> None:
+    """What grows with the square of its length would not be done before the test's time is up."""
+    assert answer_digest(text)
+
+
+def test_what_is_never_unfolded_is_text() -> None:
+    assert answer_digest('<details type="reasoning">two') != answer_digest("two")

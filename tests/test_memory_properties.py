@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from opendify.auth import Caller
 from opendify.dialogue import Prompt, TextDelta, Turn
 from opendify.dify.apps import Access, App
-from opendify.dify.transcript import flatten
+from opendify.dify.transcript import flatten, follow_up
 from opendify.entries import AppConfig
 from opendify.errors import ClientGone, Refused
 from opendify.exchange import Answer, Exchange
@@ -41,6 +41,7 @@ class Kept:
 
     user: str
     queries: list[str] = field(default_factory=list)
+    system: str = ""
     holds: list[str] | None = field(default_factory=list)
 
 
@@ -113,18 +114,35 @@ class OneApp:
 
 
 class SharedStore(Store):
-    """A store that others use at the same time: between any two of its answers they have their turn."""
+    """A store that others use at the same time: between any two of its answers they have their turn.
+
+    It can fail for `failures` calls, from the n-th one on.
+    """
 
     def __init__(self) -> None:
         super().__init__("mem://")
-        self.claimed: list[str] = []
+        self.failing_in = -1
+        self.failures = 0
 
-    async def claim(self, key: str, seconds: float) -> bool | None:
-        self.claimed.append(key)
-        return await super().claim(key, seconds)
+    @property
+    def entries(self) -> dict[str, Any]:
+        entries: dict[str, Any] = self._cache._get_backend("").store  # type: ignore[attr-defined]
+        return entries
+
+    @property
+    def is_away(self) -> bool:
+        return self.failing_in == 0
 
     async def _try(self, change: Any, otherwise: Any) -> Any:
         await asyncio.sleep(0)
+        if self.failing_in > 0:
+            self.failing_in -= 1
+        if self.failing_in == 0:
+            self.failures -= 1
+            if self.failures < 0:
+                self.failing_in = -1
+            else:
+                return otherwise
         return await super()._try(change, otherwise)
 
 
@@ -138,6 +156,9 @@ class Step(NamedTuple):
     answer: str
     echo: str
     at: int
+    system: str = ""
+    failing_in: int = -1
+    failures: int = 0
 
 
 STEPS = st.builds(
@@ -145,12 +166,16 @@ STEPS = st.builds(
     user=st.sampled_from(["ann", "bob"]),
     chat=st.sampled_from([0, 1]),
     deed=st.sampled_from(
-        ["continue"] * 3 + ["edit", "regenerate", "abort", "fail", "race", "forgotten", "restart", "crash"]
+        ["continue"] * 3
+        + ["edit", "regenerate", "abort", "fail", "race", "forgotten", "restart", "crash", "named", "overtake"]
     ),
     text=st.sampled_from(["hi", "yes", " hi\n", "more"]),
     answer=st.sampled_from(ANSWERS),
     echo=st.sampled_from(sorted(ECHOES)),
     at=st.integers(0, 3),
+    system=st.sampled_from(["", "", "", "Be brief.", "Be long."]),
+    failing_in=st.sampled_from([-1, -1, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    failures=st.integers(1, 4),
 )
 
 
@@ -161,6 +186,7 @@ class World:
         self.dify = Dify()
         self.chat_ids = chat_ids
         self.chats: dict[tuple[str, int], list[Turn]] = {}
+        self.last_ids: dict[tuple[str, int], str] = {}
         self.store = SharedStore()
         self.exchange = self._exchange()
 
@@ -171,7 +197,11 @@ class World:
         return Exchange(dify, catalog, memory, uploads, Users(), Limits())
 
     async def do(self, step: Step) -> None:
-        """Do it, and check what came of it."""
+        """Do it, and check what came of it; nobody keeps a conversation to himself afterwards."""
+        await self._do(step)
+        assert not [key for key in self.store.entries if ":turn:" in key]
+
+    async def _do(self, step: Step) -> None:
         history = self.chats.setdefault((step.user, step.chat), [])
         self.dify.next_answer = step.answer
         match step.deed:
@@ -187,8 +217,11 @@ class World:
                 del history[place:]
                 step = step._replace(text=text)
         turns = [*history, Turn(role="user", text=step.text)]
+        self.store.failing_in, self.store.failures = step.failing_in, step.failures
         if step.deed == "race":
             await asyncio.gather(self._ask(step, turns), self._ask(step, turns))
+        elif step.deed == "named":
+            await self._ask(step, turns[-1:], self.last_ids.get((step.user, step.chat)))
         else:
             answer = await self._ask(step, turns)
             if step.deed in {"abort", "crash"} and step.at % 2:  # the client keeps what it had when it pressed stop
@@ -196,15 +229,19 @@ class World:
             if answer.strip():
                 history[:] = [*turns, Turn(role="assistant", text=ECHOES[step.echo](answer))]
 
-    async def _ask(self, step: Step, turns: list[Turn]) -> str:
+    async def _ask(self, step: Step, turns: list[Turn], named: str | None = None) -> str:
         self.dify.hangs, self.dify.fails = step.deed in {"abort", "crash"}, step.deed == "fail"
         caller = Caller("team", trusted=True, chat_id=f"chat-{step.chat}" if self.chat_ids else None)
-        answer = self.exchange.answer(Prompt(model="App", turns=tuple(turns), user=step.user), caller)
+        system = [Turn(role="system", text=step.system)] if step.system else []
+        prompt = Prompt(model="App", turns=(*system, *turns), user=step.user, conversation_id=named)
+        answer = self.exchange.answer(prompt, caller)
         said: list[str] = []
         reading = asyncio.create_task(self._read(answer, said))
         if step.deed in {"abort", "crash"}:
             while not reading.done() and not (answer.ids.task_id and "".join(said) == step.answer):  # noqa: ASYNC110 (the reader is not ours to change)
                 await asyncio.sleep(0)
+        if step.deed == "overtake":
+            await self._overtake(step, answer, reading)
         if step.deed == "abort":
             answer.leave(ClientGone("gone"))
         elif step.deed == "crash":
@@ -212,24 +249,30 @@ class World:
         await asyncio.wait((reading,))
         await self.exchange._wait(1)  # what goes on in the background is over before the next step
         text = "".join(said)
-        self._check(step, turns, answer, text)
+        self._check(step, turns, answer, text, named)
         return text if answer.finished and step.deed != "abort" else ""
+
+    async def _overtake(self, step: Step, answer: Answer, reading: "asyncio.Task[None]") -> None:
+        """As soon as the answer has told its conversation, another request names it."""
+        while not reading.done() and not answer.ids.conversation_id:  # noqa: ASYNC110 (the reader is not ours to change)
+            await asyncio.sleep(0)
+        if answer.ids.conversation_id:
+            other = step._replace(deed="named", text="overtaking", failing_in=-1)
+            prompt = Turn(role="user", text=other.text)
+            before = len(self.dify.conversations[answer.ids.conversation_id].queries)
+            over = reading.done()
+            await self._ask(other, [prompt], answer.ids.conversation_id)
+            entered = len(self.dify.conversations[answer.ids.conversation_id].queries) > before
+            assert not entered or over or reading.done() or step.failing_in > 0
 
     async def _crash(self, reading: "asyncio.Task[None]") -> None:
         """The worker dies in the middle of the turn; long after, another one finds what it left in the store."""
-        left = dict(self._entries)
+        left = dict(self.store.entries)
         reading.cancel()
         await asyncio.wait((reading,))
         await self.exchange._wait(1)
-        self._entries.clear()
-        self._entries.update(left)
-        for key in self.store.claimed:
-            await self.store.delete(key)
-
-    @property
-    def _entries(self) -> dict[str, Any]:
-        entries: dict[str, Any] = self.store._cache._get_backend("").store  # type: ignore[attr-defined]
-        return entries
+        self.store.entries.clear()
+        self.store.entries.update({key: value for key, value in left.items() if ":turn:" not in key})
 
     @staticmethod
     async def _read(answer: Answer, said: list[str]) -> None:
@@ -237,7 +280,7 @@ class World:
             async for events in batches:
                 said += [event.text for event in events if isinstance(event, TextDelta)]
 
-    def _check(self, step: Step, turns: list[Turn], answer: Answer, said: str) -> None:
+    def _check(self, step: Step, turns: list[Turn], answer: Answer, said: str, named: str | None) -> None:
         finished = answer.finished is not None and step.deed != "abort"
         assert not self.dify.mistaken
         kept = self.dify.conversations.get(answer.ids.conversation_id or "")
@@ -245,11 +288,20 @@ class World:
             assert not finished
             return
         assert kept.user == f"team:{step.user}"
+        self.last_ids[step.user, step.chat] = answer.ids.conversation_id or ""
         told = [turn.text.strip() for turn in turns]
+        system = [Turn(role="system", text=step.system)] if step.system else []
         if len(kept.queries) == 1:
-            assert kept.queries == [flatten(turns)]
+            assert kept.queries == [flatten([*system, *turns])]
+            kept.system = step.system
+        elif named or "overtaking" in kept.queries[-1]:
+            kept.holds = None  # whoever names a conversation knows what it holds; no history does
+            return
         else:
-            assert kept.queries[-1] == turns[-1].text
+            again = step.system != kept.system
+            assert step.system or not kept.system
+            kept.system = step.system
+            assert kept.queries[-1] == (follow_up([*system, turns[-1]]) if again else turns[-1].text)
             assert kept.holds is not None
             assert [_seen(text) for text in kept.holds] == [_seen(text) for text in told[:-1]]
         kept.holds = [*told, said] if finished and said.strip() else None
@@ -263,6 +315,7 @@ def _seen(text: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.memory.SETTLE_SECONDS", (0.0,) * 9)
     monkeypatch.setattr("opendify.exchange.LEAVE_SECONDS", 1.0)
     monkeypatch.setattr("opendify.run.LEAVE_SECONDS", 1.0)
 

@@ -387,6 +387,12 @@ def test_defaults() -> None:
         "task_headers": ("X-OpenWebUI-Task",),
         "background_tasks": "isolated",
         "system_inputs": ("system", "system_prompt", "instructions"),
+        "reasoning": "reasoning_content",
+        "agent_tools": "tool_calls",
+        "citations": "annotations",
+        "citation_url": "",
+        "progress": "off",
+        "suggestions": "off",
         "workers": 1,
         "cors_origins": (),
         "log_level": "info",
@@ -649,6 +655,12 @@ def test_an_app_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         "conversations": "auto",
         "background_tasks": "isolated",
         "system_inputs": ("system", "system_prompt", "instructions"),
+        "reasoning": "reasoning_content",
+        "agent_tools": "tool_calls",
+        "citations": "annotations",
+        "citation_url": "",
+        "progress": "off",
+        "suggestions": "off",
     }
 
 

@@ -30,17 +30,30 @@ async def test_values_come_back(store: Store) -> None:
 
 async def test_values_end(store: Store) -> None:
     await store.put("a", Thing("x"), 0.001)
-    await store.claim("b", 0.001)
+    await store.claim("b", "one", 0.001)
     await asyncio.sleep(0.01)
     assert await store.get("a", Thing) is None
-    assert await store.claim("b", 60)
+    assert await store.claim("b", "two", 60)
 
 
 async def test_one_at_a_time_claims_a_key(store: Store) -> None:
-    assert await store.claim("a", 60) is True
-    assert await store.claim("a", 60) is False
-    await store.delete("a")
-    assert await store.claim("a", 60) is True
+    assert await store.claim("a", "one", 60) is True
+    assert await store.claim("a", "two", 60) is False
+    assert await store.claim("a", "one", 60) is True  # asked twice, for a connection that broke
+    assert await store.unclaim("a", "two") is True  # nothing of ours is there
+    assert await store.claims("a", "one")
+    assert await store.unclaim("a", "one") is True
+    assert await store.claim("a", "two", 60) is True
+
+
+async def test_a_claim_is_renewed_by_who_has_it(store: Store) -> None:
+    await store.claim("a", "one", 0.05)
+    await store.renew_claim("a", "two", 60)
+    await asyncio.sleep(0.06)
+    assert await store.claim("a", "one", 0.05) is True
+    await store.renew_claim("a", "one", 60)
+    await asyncio.sleep(0.06)
+    assert await store.claims("a", "one")
 
 
 async def test_a_value_of_another_version_is_none(store: Store) -> None:
@@ -74,8 +87,8 @@ async def test_while_nothing_answers_everything_is_unknown(
     for _ in range(3):
         assert await store.get("a", Thing) is None
         assert await store.put("a", Thing("x"), 60) is False
-        assert await store.claim("a", 60) is None
-        await store.delete("a")
+        assert await store.claim("a", "one", 60) is None
+        assert await store.delete("a") is False
     await store.close()
     assert Told(capsys).log().count("store_unreachable") == 1
 

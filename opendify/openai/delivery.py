@@ -34,6 +34,7 @@ class Writer(Protocol):
     """What a surface makes of events. `cut` once it wants no more text, `done` once it has told the end."""
 
     ids: Ids
+    reasoning_key: str
     done: bool
 
     @property
@@ -81,7 +82,7 @@ class Delivery(ABC):
         try:
             async with aclosing(answer.events()) as batches:
                 async for events in batches:
-                    writer.ids = answer.ids
+                    writer.ids, writer.reasoning_key = answer.ids, answer.reasoning_key
                     await self._write(writer.feed(events))
                     if writer.done:
                         answer.complete()

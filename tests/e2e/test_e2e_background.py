@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Serve, Served, eventually, frames, text_of
+from conftest import LIMITED_KEY, Serve, Served, eventually, frames, text_of
 
 FIXTURES = Path(__file__).parent.parent / "background"
 CHAT = {"x-openwebui-chat-id": "chat-1"}
@@ -141,6 +141,23 @@ async def test_a_route_to_another_model(serve: Serve) -> None:
     await ask(served, template("open-webui-title"))
     await ask(served, HELLO)
     assert [run.path for run in served.runs()] == ["/v1/completion-messages", "/v1/chat-messages"]
+
+
+async def test_a_route_is_no_way_to_a_model_that_is_not_allowed(serve: Serve) -> None:
+    table = {"keys": ({"key": LIMITED_KEY, "name": "limited", "models": ["Helper"]},)}
+    served = await serve(background_tasks="route:Clock Agent", **table)
+    body = {"model": "Helper", "messages": [{"role": "user", "content": "ECHO:x"}]}
+    headers = {"x-openwebui-task": "title_generation", "authorization": f"Bearer {LIMITED_KEY}"}
+    assert (await served.http.post("/v1/chat/completions", json=body, headers=headers)).status_code == 200
+    (helper,) = [app.key for app in served.dify.apps.values() if app.name == "Helper"]
+    assert [run.key for run in served.runs()] == [helper]
+    await eventually(lambda: not served.dify.conversations)
+
+
+async def test_a_route_takes_words_and_nothing_else(serve: Serve) -> None:
+    served = await serve(background_tasks="route:Writer")
+    await ask(served, template("open-webui-title"), inputs={"tone": "no tone at all"})
+    assert served.runs()
 
 
 async def test_a_route_to_a_model_that_is_not_there(serve: Serve) -> None:

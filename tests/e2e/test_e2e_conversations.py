@@ -449,6 +449,27 @@ async def test_what_was_said_by_name_is_not_taken_for_the_whole_history(served: 
     assert "conversation_id" not in served.last_run
 
 
+async def test_a_new_conversation_is_its_first_turn_s_alone(served: Served) -> None:
+    """A stream tells its conversation at once: who names it has to wait for the end of the turn."""
+    body = {"model": "Helper", "messages": [user("SLOW 10 30")], "stream": True}
+    async with served.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        name = response.headers["x-dify-conversation-id"]
+        busy = await served.ask("ECHO:foreign", conversation_id=name)
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "conversation_busy")
+        told = text_of(frames((await response.aread()).decode()))
+    await say(served, [user("SLOW 10 30"), assistant(told), user("ECHO:2")])
+    assert served.last_run["conversation_id"] == name
+    assert len(served.runs()) == 2
+
+
+async def test_a_conversation_is_the_same_in_any_case(served: Served) -> None:
+    await say(served, [user("ECHO:1")])
+    (name,) = list(served.dify.conversations)
+    await say(served, [user("ECHO:2")], conversation_id=name.upper())
+    assert served.last_run["conversation_id"] == name
+    assert list(served.dify.conversations) == [name]
+
+
 # -- by the client's chat
 
 

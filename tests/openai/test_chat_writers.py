@@ -6,11 +6,28 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from opendify.dialogue import Event, FileOut, Finished, Ids, Started, TextDelta, TextReplaced, Usage
+from opendify.dialogue import (
+    Citation,
+    Cited,
+    Event,
+    FileOut,
+    Finished,
+    Ids,
+    Progress,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    TextReplaced,
+    ToolResult,
+    ToolRun,
+    Usage,
+)
 from opendify.errors import BrokenUpstream
 from opendify.links import markdown
-from opendify.openai.chat.writer import ChatFold, ChatStream
+from opendify.openai.chat.fold import ChatFold
+from opendify.openai.chat.writer import ChatStream
 
 IDS = Ids("conv-1", "msg-1", "task-1", None)
 DIFY = {"conversation_id": "conv-1", "message_id": "msg-1", "task_id": "task-1"}
@@ -323,3 +340,115 @@ def test_streamed_and_folded_are_the_same_however_the_events_come(
     expected = (choice["message"]["content"], [choice["finish_reason"]])
     assert told(together.feed(events)) == expected
     assert told(b"".join(apart.feed([event]) for event in events)) == expected
+
+
+# -- what agents do besides talking
+
+RUN = ToolRun(id="c1", name="clock", arguments='{"zone": "UTC"}')
+SOURCE = Citation(title="A", url="https://a.example.com", score=0.5, content="text")
+AGENT: list[Event] = [
+    Started(Ids(conversation_id="c")),
+    ReasoningDelta("Hm"),
+    RUN,
+    ToolResult("c1", "12:00"),
+    TextDelta("It is noon."),
+    Progress("Search", done=True),
+    Cited((SOURCE,)),
+    Finished("stop", Usage(1, 2, 3), suggestions=("And then?",)),
+]
+
+
+def chunks_of(data: bytes) -> list[Any]:
+    """The JSON of each frame but the last, which is [DONE]."""
+    frames = [frame.removeprefix(b"data: ") for frame in data.split(b"\n\n") if frame]
+    assert frames[-1] == b"[DONE]"
+    return [json.loads(frame) for frame in frames[:-1]]
+
+
+def test_each_thing_has_its_place_in_a_stream() -> None:
+    writer = ChatStream("m", [], include_usage=False)
+    writer.ids = Ids(conversation_id="c")
+    chunks = chunks_of(writer.open() + writer.feed(AGENT))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas == [
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": "Hm"},
+        {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "clock", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"zone": "UTC"}'}}]},
+        {},
+        {"content": "It is noon."},
+        {},
+        {
+            "content": "",
+            "annotations": [
+                {
+                    "type": "url_citation",
+                    "url_citation": {"url": "https://a.example.com", "title": "A", "start_index": 11, "end_index": 11},
+                }
+            ],
+        },
+        {},
+    ]
+    assert chunks[4]["dify"] == {"tool_result": {"id": "c1", "observation": "12:00"}}
+    assert chunks[6]["event"] == {"type": "status", "data": {"description": "Search", "done": True}}
+    assert chunks[7]["dify"]["citations"][0]["score"] == 0.5
+    assert chunks[8]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[8]["dify"] == {"conversation_id": "c", "suggested_questions": ["And then?"]}
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate(chunk)
+
+
+def test_each_thing_has_its_place_in_a_whole_answer() -> None:
+    writer = ChatFold("m", [])
+    writer.ids = Ids(conversation_id="c")
+    writer.feed(AGENT)
+    told = json.loads(writer.result())
+    message = told["choices"][0]["message"]
+    assert message["reasoning_content"] == "Hm"
+    assert message["content"] == "It is noon."
+    assert message["tool_calls"] == [
+        {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
+    ]
+    assert message["dify"]["tool_runs"] == [
+        {"id": "c1", "name": "clock", "arguments": '{"zone": "UTC"}', "observation": "12:00"}
+    ]
+    assert message["annotations"][0]["url_citation"]["title"] == "A"
+    assert told["choices"][0]["finish_reason"] == "stop"
+    assert told["dify"]["citations"][0]["content"] == "text"
+    assert told["dify"]["suggested_questions"] == ["And then?"]
+    ChatCompletion.model_validate(told)
+
+
+def test_the_other_name_of_thinking() -> None:
+    stream, fold = ChatStream("m", [], include_usage=False), ChatFold("m", [])
+    for writer in (stream, fold):
+        writer.reasoning_key = "reasoning"
+    assert b'"delta":{"reasoning":"Hm"}' in stream.feed([ReasoningDelta("Hm")])
+    fold.feed([ReasoningDelta("Hm")])
+    assert b'"reasoning":"Hm"' in fold.result()
+    assert b"reasoning_content" not in fold.result()
+
+
+def test_sources_that_the_text_tells_already() -> None:
+    stream, fold = ChatStream("m", [], include_usage=False), ChatFold("m", [])
+    cited = Cited((SOURCE,), annotated=False)
+    assert b"annotations" not in stream.feed([cited])
+    fold.feed([cited])
+    assert b"annotations" not in fold.result()
+    assert b'"citations"' in fold.result()
+
+
+def test_after_a_stop_sequence_there_is_nothing_more() -> None:
+    stream, fold = ChatStream("m", ["END"], include_usage=False), ChatFold("m", ["END"])
+    stream.feed([TextDelta("one END two")])
+    assert stream.feed([ReasoningDelta("Hm"), RUN, Cited((SOURCE,))]) == b""
+    fold.feed([TextDelta("one END two"), ReasoningDelta("Hm"), RUN])
+    assert b"tool_calls" not in fold.result()
+    assert b"reasoning" not in fold.result()
+
+
+def test_several_calls_are_numbered() -> None:
+    stream = ChatStream("m", [], include_usage=False)
+    told = stream.feed([RUN, ToolRun(id="c2", name="clock", arguments="{}")])
+    assert told.count(b'"index":0,"id":"c1"') == 1
+    assert told.count(b'"index":1,"id":"c2"') == 1

@@ -11,7 +11,8 @@ from msgspec import Struct
 from opendify.dialogue import Event, Failed, Ids, Started
 from opendify.dify.reader import Reader
 from opendify.errors import OpenDifyError, from_failed
-from opendify.openai.chat.writer import ChatFold, ChatStream
+from opendify.openai.chat.fold import ChatFold
+from opendify.openai.chat.writer import ChatStream
 from opendify.sse import Decoder
 
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"

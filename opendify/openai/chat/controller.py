@@ -8,9 +8,10 @@ from litestar.types import ASGIApp
 
 from opendify.exchange import Exchange
 from opendify.openai.bodies import read_body
+from opendify.openai.chat.fold import ChatFold
 from opendify.openai.chat.prompt import prompt_of
 from opendify.openai.chat.schema import ChatRequest, Completion, decode_request
-from opendify.openai.chat.writer import ChatFold, ChatStream
+from opendify.openai.chat.writer import ChatStream
 from opendify.openai.delivery import Folding, Streaming
 from opendify.openapi import operation
 

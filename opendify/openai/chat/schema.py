@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from opendify.dialogue import FinishReason, Ids
+from opendify.dialogue import Citation, FinishReason, Ids
 from opendify.errors import InvalidRequest
 from opendify.openai.bodies import decoder
 
@@ -143,12 +143,63 @@ class UsageOut(Struct):
     total_tokens: int
 
 
+class UrlCitation(Struct):
+    """Where a source is; the indices are characters of the text."""
+
+    url: str
+    title: str
+    start_index: int
+    end_index: int
+
+
+class Annotation(Struct):
+    """A source of the answer."""
+
+    url_citation: UrlCitation
+    type: Literal["url_citation"] = "url_citation"
+
+
+class FunctionOut(Struct):
+    """The function of a call."""
+
+    name: str
+    arguments: str
+
+
+class CallOut(Struct):
+    """A call of a tool."""
+
+    id: str
+    function: FunctionOut
+    type: Literal["function"] = "function"
+
+
+class Ran(Struct):
+    """A tool that the app has run itself, with what came of it."""
+
+    id: str
+    name: str
+    arguments: str
+    observation: str | None = None
+
+
+class MessageDify(Struct):
+    """What OpenAI has no place for in a message."""
+
+    tool_runs: list[Ran]
+
+
 class MessageOut(Struct):
     """The assistant's message of a folded answer."""
 
     content: str
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[CallOut] | UnsetType = UNSET
+    annotations: list[Annotation] | UnsetType = UNSET
+    dify: MessageDify | UnsetType = UNSET
 
 
 class Choice(Struct):
@@ -160,13 +211,31 @@ class Choice(Struct):
     logprobs: None = None
 
 
+class Dify(Struct, omit_defaults=True):
+    """What only Dify knows: its own ids, the sources with their scores, what the user might ask next."""
+
+    conversation_id: str | None = None
+    message_id: str | None = None
+    task_id: str | None = None
+    workflow_run_id: str | None = None
+    citations: tuple[Citation, ...] = ()
+    suggested_questions: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, ids: Ids, citations: tuple[Citation, ...] = (), suggested_questions: tuple[str, ...] = ()) -> "Dify":
+        """With these ids."""
+        return cls(
+            ids.conversation_id, ids.message_id, ids.task_id, ids.workflow_run_id, citations, suggested_questions
+        )
+
+
 class Completion(Struct):
-    """A folded answer. `dify` holds Dify's own ids."""
+    """A folded answer."""
 
     id: str
     created: int
     model: str
     choices: list[Choice]
     usage: UsageOut
-    dify: Ids
+    dify: Dify
     object: Literal["chat.completion"] = "chat.completion"

@@ -1,29 +1,55 @@
-"""Events -> the chunks of a streamed completion, or one completion. Synchronous, without IO."""
+"""Events -> the chunks of a streamed completion. Synchronous, without IO."""
 
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from opendify import sse
-from opendify.dialogue import Event, FileOut, Finished, FinishReason, Ids, TextDelta, TextReplaced, Usage
+from opendify.dialogue import (
+    Citation,
+    Cited,
+    Event,
+    FileOut,
+    Finished,
+    FinishReason,
+    Ids,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+    TextReplaced,
+    ToolResult,
+    ToolRun,
+    Usage,
+)
 from opendify.errors import OpenDifyError
 from opendify.links import markdown
-from opendify.openai.chat.schema import Choice, Completion, MessageOut, UsageOut
+from opendify.openai.chat.schema import Annotation, Dify, UrlCitation, UsageOut
 from opendify.openai.stops import StopScanner
 
 encode = msgspec.json.encode
 
 
-def _usage_out(usage: Usage) -> UsageOut:
+def usage_out(usage: Usage) -> UsageOut:
+    """`usage` as OpenAI writes it."""
     return UsageOut(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+
+
+def annotations(citations: Sequence[Citation], end: int) -> list[Annotation]:
+    """Sources of the whole text; no place of it is known, so that all stand at its `end` (characters)."""
+    return [
+        Annotation(UrlCitation(url=citation.url or "", title=citation.title, start_index=end, end_index=end))
+        for citation in citations
+    ]
 
 
 class ChatWriter:
     """Events -> the text of one answer; what the streamed and the folded form have in common.
 
     Once `cut` (a stop sequence, or withdrawn text) only the usage is still of interest; `done` after the last event.
+    `reasoning_key` is the field for the model's thinking.
     """
 
     def __init__(self, model: str, stops: Sequence[str]) -> None:
@@ -31,6 +57,7 @@ class ChatWriter:
         self.created = int(time.time())
         self.model = model
         self.ids = Ids()
+        self.reasoning_key = "reasoning_content"
         self.cut: FinishReason | None = None
         self.done = False
         self._stops = StopScanner(stops)
@@ -64,6 +91,8 @@ class ChatStream(ChatWriter):
         self._before = b"data: " + self._head + b',"choices":[{"index":0,"delta":{"content":'
         self._after = b'},"finish_reason":null}]' + self._no_usage() + b"}\n\n"
         self._finish_told = False
+        self._calls = 0
+        self._chars = 0
 
     def open(self) -> bytes:
         """The role chunk, which starts every stream."""
@@ -71,21 +100,11 @@ class ChatStream(ChatWriter):
 
     def feed(self, events: Iterable[Event]) -> bytes:
         """The chunks of events that came together, as one piece."""
-        out = []
-        for event in events:
-            match event:
-                case Finished(reason=reason, usage=usage):
-                    out.append(self._end(reason, usage))
-                case TextReplaced() if not self.cut:
-                    self.cut = "content_filter"
-                    out.append(self._finish("content_filter"))
-                case _:
-                    out.append(self._piece(self._text(event)))
-        return b"".join(out)
+        return b"".join(map(self._told, events))
 
     def close(self) -> bytes:
         """The end of an answer whose own end never came after it was cut."""
-        return b"" if self.done else self._end("stop", Usage())
+        return b"" if self.done else self._end(Finished("stop", Usage()))
 
     def fail(self, error: OpenDifyError) -> bytes:
         """The error frame; no finish_reason, no [DONE]."""
@@ -94,20 +113,70 @@ class ChatStream(ChatWriter):
         self.done = True
         return sse.frame(error.body())
 
+    # -- one event
+
+    def _told(self, event: Event) -> bytes:
+        match event:
+            case TextDelta() | FileOut():
+                return self._piece(self._text(event))
+            case Finished():
+                return self._end(event)
+            case _ if self.cut:
+                return b""
+            case TextReplaced():
+                self.cut = "content_filter"
+                return self._finish("content_filter")
+            case _:
+                return self._aside(event)
+
+    def _aside(self, event: Event) -> bytes:
+        """What is no text: each in its own place of a chunk."""
+        match event:
+            case ReasoningDelta(text=text):
+                return self._delta({self.reasoning_key: text})
+            case ToolRun():
+                return self._call(event)
+            case ToolResult():
+                return self._delta({}, dify={"tool_result": event})
+            case Cited(citations=citations, annotated=annotated):
+                told = {"content": "", "annotations": annotations(citations, self._chars)} if annotated else {}
+                return self._delta(told, dify={"citations": citations})
+            case Progress(title=title, done=done):
+                return self._delta({}, event={"type": "status", "data": {"description": title, "done": done}})
+        return b""
+
+    def _call(self, run: ToolRun) -> bytes:
+        """A call as OpenAI streams it: first what is called, then with what."""
+        index, self._calls = self._calls, self._calls + 1
+        function = {"name": run.name, "arguments": ""}
+        called = {"index": index, "id": run.id, "type": "function", "function": function}
+        arguments = {"index": index, "function": {"arguments": run.arguments}}
+        return self._delta({"tool_calls": [called]}) + self._delta({"tool_calls": [arguments]})
+
     def _piece(self, text: str) -> bytes:
+        self._chars += len(text)
         piece = self._before + encode(text) + self._after if text else b""
         return piece + self._finish("stop") if self.cut else piece
 
-    def _end(self, reason: str, usage: Usage) -> bytes:
+    # -- ends
+
+    def _end(self, finished: Finished) -> bytes:
         self.done = True
         rest = self._piece("" if self.cut else self._stops.rest())
-        return rest + self._finish(reason) + self._usage(usage) + sse.DONE
+        return rest + self._finish(finished.reason, finished.suggestions) + self._usage(finished.usage) + sse.DONE
 
-    def _finish(self, reason: str) -> bytes:
+    def _finish(self, reason: FinishReason, suggestions: tuple[str, ...] = ()) -> bytes:
         if self._finish_told:
             return b""
         self._finish_told = True
-        return self._chunk(b"{}", encode(reason), b',"dify":' + encode(self.ids))
+        dify = Dify.of(self.ids, suggested_questions=suggestions)
+        return self._chunk(b"{}", encode(reason), b',"dify":' + encode(dify))
+
+    # -- frames
+
+    def _delta(self, delta: dict[str, Any], **beside: Any) -> bytes:
+        extra = b"".join(b',"%b":%b' % (name.encode(), encode(value)) for name, value in beside.items())
+        return self._chunk(encode(delta), b"null", extra)
 
     def _chunk(self, delta: bytes, reason: bytes, extra: bytes = b"") -> bytes:
         choice = b'{"index":0,"delta":%b,"finish_reason":%b}' % (delta, reason)
@@ -119,42 +188,5 @@ class ChatStream(ChatWriter):
     def _usage(self, usage: Usage) -> bytes:
         if not self._include_usage:
             return b""
-        told = encode(_usage_out(usage))
+        told = encode(usage_out(usage))
         return b'data: %b,"choices":[],"usage":%b,"dify":%b}\n\n' % (self._head, told, encode(self.ids))
-
-
-class ChatFold(ChatWriter):
-    """The same events folded into one completion."""
-
-    def __init__(self, model: str, stops: Sequence[str]) -> None:
-        super().__init__(model, stops)
-        self._parts: list[str] = []
-        self._withdrawn = False
-        self._finished: Finished | None = None
-
-    def feed(self, events: Iterable[Event]) -> bytes:
-        """Take events in; there is nothing to send before the end."""
-        for event in events:
-            match event:
-                case Finished():
-                    self._finished = event
-                    self.done = True
-                case TextReplaced(text=text):
-                    self._withdrawn = True
-                    self._stops.rest()
-                    self._parts = [self._until_stop(text)]
-                case _:
-                    self._parts.append(self._text(event))
-        return b""
-
-    def close(self) -> bytes:
-        """The end of an answer whose own end never came after it was cut."""
-        self.done = True
-        return b""
-
-    def result(self) -> bytes:
-        """The completion."""
-        reason, usage = (self._finished.reason, self._finished.usage) if self._finished else ("stop", Usage())
-        content = "".join(self._parts) + self._stops.rest()
-        choice = Choice(MessageOut(content), "content_filter" if self._withdrawn else self.cut or reason)
-        return encode(Completion(self.id, self.created, self.model, [choice], _usage_out(usage), self.ids))

@@ -1,0 +1,147 @@
+"""How the things that are no text are shown: events -> events, by the app's settings.
+
+What has a place of its own in OpenAI's format passes; the rest becomes reasoning or text here, or nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal, TypeAlias
+from urllib.parse import quote
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from opendify.dialogue import (
+    Citation,
+    Cited,
+    Event,
+    Progress,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolResult,
+    ToolRun,
+)
+
+Reasoning: TypeAlias = Literal["reasoning_content", "reasoning", "inline", "drop"]
+AgentTools: TypeAlias = Literal["tool_calls", "reasoning", "off"]
+Citations: TypeAlias = Literal["annotations", "footnotes", "both", "off"]
+ProgressShown: TypeAlias = Literal["off", "reasoning", "status"]
+
+# A step among the reasoning is a line to glance at, not a record.
+LINE_CHARS: Final = 300
+PLAIN: Final = (TextDelta, Started)
+
+
+class Style(Struct, frozen=True):
+    """The settings of one app. `citation_url` is a template with the fields of a Citation in braces."""
+
+    reasoning: Reasoning = "reasoning_content"
+    agent_tools: AgentTools = "tool_calls"
+    citations: Citations = "annotations"
+    citation_url: str = ""
+    progress: ProgressShown = "off"
+
+
+class Presenter:
+    """Turns the events of one answer into those that its client is shown."""
+
+    def __init__(self, style: Style) -> None:
+        self._style = style
+        self._thinking = False
+        self._mid_line = False
+
+    def feed(self, events: Sequence[Event]) -> Sequence[Event]:
+        """What is shown for events that came together. Text passes as it is."""
+        if not self._thinking and all(isinstance(event, PLAIN) for event in events):
+            return events
+        return list(self._placed(self._shown(events)))
+
+    # -- what becomes of each kind
+
+    def _shown(self, events: Iterable[Event]) -> Iterator[Event]:
+        style = self._style
+        for event in events:
+            match event:
+                case ToolRun() if style.agent_tools == "reasoning":
+                    yield self._line(f"{event.name} {event.arguments}")
+                case ToolResult() if style.agent_tools == "reasoning":
+                    yield self._line(f"-> {event.observation}")
+                case ToolRun() | ToolResult() if style.agent_tools == "off":
+                    continue
+                case Progress() if style.progress == "reasoning":
+                    yield self._line(f"{event.title}{': done' if event.done else ''}")
+                case Cited():
+                    yield from self._cited(event)
+                case ReasoningDelta(text=text):
+                    self._mid_line = not text.endswith("\n")
+                    yield event
+                case _:
+                    yield event
+
+    def _line(self, text: str) -> ReasoningDelta:
+        """A line of its own among the reasoning."""
+        line = " ".join(text.split())
+        line = line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}..."
+        begin, self._mid_line = ("\n" if self._mid_line else ""), False
+        return ReasoningDelta(f"{begin}{line}\n")
+
+    def _cited(self, cited: Cited) -> Iterator[Event]:
+        style = self._style
+        if style.citations == "off":
+            return
+        citations = tuple(replace(citation, url=self._url(citation)) for citation in cited.citations)
+        if style.citations != "annotations":
+            yield TextDelta(footnotes(citations))
+        yield Cited(citations, annotated=style.citations != "footnotes")
+
+    def _url(self, citation: Citation) -> str:
+        """The source's own address, else the configured page of it, else a name that is unique at least."""
+        if citation.url:
+            return citation.url
+        fields = {name: quote(getattr(citation, name) or "", safe="") for name in PLACES}
+        url = self._style.citation_url or "dify://{dataset_id}/{document_id}"
+        for name, value in fields.items():
+            url = url.replace(f"{{{name}}}", value)
+        return url
+
+    # -- where thinking goes
+
+    def _placed(self, events: Iterable[Event]) -> Iterator[Event]:
+        if self._style.reasoning == "inline":
+            yield from self._inline(events)
+        elif self._style.reasoning == "drop":
+            yield from (event for event in events if not isinstance(event, ReasoningDelta))
+        else:
+            yield from events
+
+    def _inline(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Thinking in the text, between the tags that models write themselves."""
+        for event in events:
+            if isinstance(event, ReasoningDelta):
+                yield TextDelta(event.text if self._thinking else f"<think>\n{event.text}")
+                self._thinking = True
+            else:
+                if self._thinking and not isinstance(event, Started):
+                    self._thinking = False
+                    yield TextDelta("\n</think>\n\n")
+                yield event
+
+
+PLACES: Final = ("dataset_id", "dataset_name", "document_id", "document_name", "segment_id")
+
+
+def footnotes(citations: Sequence[Citation]) -> str:
+    """The sources as Markdown, at the end of the text."""
+    lines = (f"{number}. [{_name(citation)}]({_target(citation)})" for number, citation in enumerate(citations, 1))
+    return "\n\n---\n" + "\n".join(lines)
+
+
+def _name(citation: Citation) -> str:
+    return " ".join(citation.title.replace("[", "(").replace("]", ")").split())
+
+
+def _target(citation: Citation) -> str:
+    return f"<{quote(citation.url or '', safe=_URL_CHARS)}>"
+
+
+_URL_CHARS: Final = ":/?#@!$&'*+,;=%-._~"
