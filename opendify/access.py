@@ -10,6 +10,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from opendify.errors import ClientGone
 from opendify.exchange import Answer
+from opendify.file_links import ROUTE
 
 SANE_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
 QUIET = {"/healthz", "/readyz"}
@@ -44,9 +45,14 @@ async def observe(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> N
         write("request", id=name, **_line(scope, state, status, began))
 
 
+def loggable(path: str) -> str:
+    """A path without what would open a file for whoever reads the log."""
+    return f"{ROUTE}/..." if path.startswith(ROUTE) else path
+
+
 def _line(scope: Scope, state: dict[str, Any], status: int, began: float) -> dict[str, Any]:
     caller, answer = state.get("caller"), state.get("answer")
-    line = {"method": scope.get("method"), "path": scope["path"], "status": status}
+    line = {"method": scope.get("method"), "path": loggable(scope["path"]), "status": status}
     line["seconds"] = round(time.monotonic() - began, 3)
     if caller:
         line["key"] = caller.name

@@ -13,13 +13,15 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from opendify import logs
-from opendify.access import observe
+from opendify.access import loggable, observe
 from opendify.auth import Authentication, KeyRing
-from opendify.dify.apps import MEGABYTE
+from opendify.dify.apps import MEGABYTE, access_of
 from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
 from opendify.errors import OpenDifyError, from_exception
 from opendify.exchange import Exchange
+from opendify.file_links import FileLinks
+from opendify.file_proxy import FileProxy
 from opendify.headers import HeaderNames, Introduction
 from opendify.health import HealthController
 from opendify.kept_files import KeptFiles
@@ -27,6 +29,7 @@ from opendify.limits import Limits
 from opendify.memory import Memory
 from opendify.openai.chat.controller import ChatController
 from opendify.openai.chat.schema import ChatRequest, Completion
+from opendify.openai.dify_files import dify_file
 from opendify.openai.files import FilesController
 from opendify.openai.models import ModelsController
 from opendify.openapi import openapi_config
@@ -64,11 +67,12 @@ def create_app(settings: Settings | None = None) -> OpenDify:
         middleware=[Authentication(keys, introduction_of(settings).of)],
     )
     return OpenDify(
-        route_handlers=[api, HealthController],
+        route_handlers=[api, HealthController, dify_file],
         lifespan=[_lifespan(settings)],
         dependencies={
             "exchange": Provide(_exchange, sync_to_thread=False),
             "catalog": Provide(_catalog, sync_to_thread=False),
+            "proxy": Provide(_proxy, sync_to_thread=False),
         },
         exception_handlers={Exception: tell},
         cors_config=_cors(settings),
@@ -102,14 +106,16 @@ def _lifespan(settings: Settings) -> Any:
         )
         # Two of them: so many files as may be sent do not push conversations out of a memory that is bounded.
         conversations, files = (Store(settings.cache_url.get_secret_value()) for _ in range(2))
-        exchange = exchange_of(settings, gateway, catalog, conversations, files)
-        app.state.update({"catalog": catalog, "exchange": exchange})
+        proxy = files_of(settings, gateway)
+        exchange = exchange_of(settings, gateway, catalog, conversations, files, proxy)
+        app.state.update({"catalog": catalog, "exchange": exchange, "proxy": proxy})
         try:
             catalog.start()
             with draining_on_signals(exchange.drain, settings.drain_seconds):
                 yield
         finally:
             await exchange.drain(0)
+            await proxy.close()
             await catalog.close()
             await gateway.close()
             await conversations.close()
@@ -131,7 +137,9 @@ def gateway_of(settings: Settings) -> Gateway:
     )
 
 
-def exchange_of(settings: Settings, gateway: Gateway, catalog: Catalog, conversations: Store, files: Store) -> Exchange:
+def exchange_of(
+    settings: Settings, gateway: Gateway, catalog: Catalog, conversations: Store, files: Store, proxy: FileProxy
+) -> Exchange:
     """What makes the answers."""
     secret, limits = settings.hash_secret.get_secret_value(), limits_of(settings)
     memory = Memory(conversations, gateway, secret=secret, days=settings.conversation_ttl_days)
@@ -144,7 +152,18 @@ def exchange_of(settings: Settings, gateway: Gateway, catalog: Catalog, conversa
     )
     uploads = Uploads(gateway, files, secret=secret, hours=settings.upload_cache_hours, kept=kept)
     users = Users(hashed=settings.hash_users, secret=secret)
-    return Exchange(gateway, catalog, memory, uploads, users, limits)
+    return Exchange(gateway, catalog, memory, uploads, users, limits, proxy)
+
+
+def files_of(settings: Settings, gateway: Gateway) -> FileProxy:
+    """The way to files that apps made."""
+    links = FileLinks(
+        map(access_of, settings.all_apps),
+        secret=settings.hash_secret.get_secret_value(),
+        public_base=settings.public_url,
+        hours=settings.file_link_hours,
+    )
+    return FileProxy(gateway, links, megabytes=settings.file_links_mb)
 
 
 def introduction_of(settings: Settings) -> Introduction:
@@ -176,6 +195,11 @@ def _catalog(state: State) -> Catalog:
     return catalog
 
 
+def _proxy(state: State) -> FileProxy:
+    proxy: FileProxy = state.proxy
+    return proxy
+
+
 def _cors(settings: Settings) -> CORSConfig | None:
     """Off unless origins are set; never with credentials, which a bearer key does not need."""
     if not settings.cors_origins:
@@ -192,5 +216,5 @@ def tell(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Any failure in OpenAI's shape; the unexpected ones go to the log with their traceback."""
     told = from_exception(error)
     if type(told) is OpenDifyError:
-        log.error("unexpected", path=request.url.path, exc_info=error)
+        log.error("unexpected", path=loggable(request.url.path), exc_info=error)
     return Response(told.body(), status_code=told.status, media_type="application/json", headers=dict(told.headers()))

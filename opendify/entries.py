@@ -12,6 +12,7 @@ from opendify.fields import (
     Citations,
     CitationUrl,
     Conversations,
+    Files,
     Progress,
     Reasoning,
     Switch,
@@ -74,6 +75,7 @@ class AppConfig(_Part):
     citation_url: CitationUrl = ""
     progress: Progress = "off"
     suggestions: Switch = "off"
+    files: Files = "proxy"
 
     @field_validator("key")
     @classmethod

@@ -6,41 +6,44 @@ for a moment, since a run whose stream is dropped loses what it said.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from http import HTTPStatus
+from functools import partial
 from typing import Any
+from urllib.parse import urljoin
 
 import structlog
 from msgspec.structs import replace
 
 from opendify import background
+from opendify.attempts import Attempts
 from opendify.auth import Caller
 from opendify.background import Task
-from opendify.dialogue import Event, Finished, FinishReason, Ids, Prompt, Started, TextDelta, Usage
+from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Usage
 from opendify.dify.apps import App
 from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
-from opendify.dify.requests import Told, build
 from opendify.errors import (
     BrokenUpstream,
     Busy,
-    ClientGone,
     OpenDifyError,
     Refused,
     ShutDown,
-    UpstreamTimeout,
+    UpstreamError,
     from_exception,
 )
+from opendify.file_proxy import FileProxy
 from opendify.limits import Limits
-from opendify.memory import TURN_SECONDS, Conversation, Memory
+from opendify.linked import Linked
+from opendify.memory import Conversation, Memory
 from opendify.presentation import Presenter, Style
-from opendify.run import LEAVE_SECONDS, Run, resolve
-from opendify.uploads import Sent, Uploads, start_held
+from opendify.run import LEAVE_SECONDS
+from opendify.uploads import Uploads
 from opendify.users import Users
 
+# A store that is away is not waited for at the end.
+ASIDE_SECONDS = 1.0
 # What Dify suggests to ask next is worth no longer wait.
 SUGGESTION_SECONDS = 1.0
 # Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
@@ -53,25 +56,21 @@ APP_CHANGED = {
     "bad_request",
 }
 
-# ... that it does not know a conversation, or a file: before a run, or as the reason of one that failed at once.
-UNKNOWN_CONVERSATION = "Conversation Not Exists"
-UNKNOWN_FILE = re.compile(r"(Invalid value for file input '[^']*': )?Invalid upload file")
-
 log = structlog.get_logger("opendify.exchange")
-
-
-class Elsewhere(BrokenUpstream):
-    """Dify began another conversation in silence, because it does not know the one it was told to go on with."""
-
-    def __init__(self) -> None:
-        super().__init__("Dify began another conversation.")
 
 
 class Exchange:
     """Makes answers, and ends them all when the server shuts down."""
 
     def __init__(
-        self, gateway: Gateway, catalog: Catalog, memory: Memory, uploads: Uploads, users: Users, limits: Limits
+        self,
+        gateway: Gateway,
+        catalog: Catalog,
+        memory: Memory,
+        uploads: Uploads,
+        users: Users,
+        limits: Limits,
+        proxy: FileProxy | None = None,
     ) -> None:
         self.gateway = gateway
         self.catalog = catalog
@@ -79,22 +78,28 @@ class Exchange:
         self.uploads = uploads
         self.users = users
         self.limits = limits
+        self.proxy = proxy
         self.draining = False
         self._answers: set[Answer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asides: set[asyncio.Task[None]] = set()
 
-    def answer(self, prompt: Prompt, caller: Caller) -> "Answer":
-        """A new answer; nothing happens before it is iterated. Raises Busy while the server shuts down."""
+    def answer(self, prompt: Prompt, caller: Caller, base: str = "") -> "Answer":
+        """A new answer; nothing happens before it is iterated. Raises Busy while the server shuts down.
+
+        `base` is how the client reached us, for links to files.
+        """
         if self.draining:
             raise Busy("The server is shutting down; try again in a moment.")
-        return Answer(self, prompt, caller)
+        return Answer(self, prompt, caller, base)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that outlives its request, but not the server."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        """Run something that outlives its request; a server that shuts down gives it its time."""
+        return _kept_in(self._tasks, work)
+
+    def aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that no server that shuts down waits for longer than a moment."""
+        _kept_in(self._asides, work)
 
     def began(self, answer: "Answer") -> None:
         """Keep track of an answer that has begun."""
@@ -107,126 +112,52 @@ class Exchange:
     async def drain(self, seconds: float) -> None:
         """Refuse new answers, give those under way `seconds`, then end them with an error the client sees."""
         self.draining = True
-        await self._wait(seconds)
+        await _wait(self._tasks, seconds)
         for answer in list(self._answers):
             answer.leave(ShutDown(started=answer.sent.done()))
-        await self._wait(LEAVE_SECONDS + 1)
-        for task in self._tasks:
+        await _wait(self._tasks, LEAVE_SECONDS + 1)
+        await self.settled(ASIDE_SECONDS)
+        for task in self._tasks | self._asides:
             task.cancel()
 
-    async def _wait(self, seconds: float) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+    async def settled(self, seconds: float) -> None:
+        """Wait for everything that goes on in the background."""
+        await _wait(self._tasks | self._asides, seconds)
 
 
-class Answer:
+def _kept_in(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def _wait(tasks: set[asyncio.Task[None]], seconds: float) -> None:
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)
+
+
+class Answer(Attempts):
     """One answer under way. Iterate its events once, in one task; everything else may be called from any other.
 
     `sent` is resolved when the run is sent to Dify. `outcome` is resolved once nothing more is to be told: with None
     after the last event, else with the failure. The time limits are minded here for as long as the run is read.
     """
 
-    def __init__(self, exchange: Exchange, prompt: Prompt, caller: Caller) -> None:
+    def __init__(self, exchange: Exchange, prompt: Prompt, caller: Caller, base: str) -> None:
+        super().__init__(exchange.gateway, exchange.uploads, exchange.spawn, exchange.limits)
         self._exchange = exchange
         self._prompt = prompt
         self._caller = caller
-        self._loop = asyncio.get_running_loop()
-        self.limits = exchange.limits
+        self._base = base
         self.task = background.recognise(caller.task, prompt.turns)
-        self.user = ""
-        self.app: App | None = None
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
-        self.cut: FinishReason | None = None
-        self.sent: asyncio.Future[None] = self._loop.create_future()
-        self.outcome: asyncio.Future[OpenDifyError | None] = self._loop.create_future()
-        self._run: Run | None = None
-        self._reading: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._may_have_run = False
-        self._told = False
-        self._left = False
-
-    @property
-    def ids(self) -> Ids:
-        """Dify's names for this answer, as far as they are known."""
-        return self._run.ids if self._run else Ids()
 
     @property
     def reasoning_key(self) -> str:
         """The field of OpenAI's format that holds thinking."""
         return "reasoning" if self.app and self.app.config.reasoning == "reasoning" else "reasoning_content"
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something that may outlive the request."""
-        self._exchange.spawn(work)
-
-    # -- ends: any task
-
-    def complete(self) -> None:
-        """The client has everything."""
-        resolve(self.outcome, None)
-
-    def enough(self, reason: FinishReason) -> None:
-        """The client has all the text it gets: what becomes of the run is no failure of the answer any more."""
-        self.cut = reason
-        self._stop()
-
-    def leave(self, error: OpenDifyError) -> None:
-        """Nobody waits for the rest, because of `error`: end the answer with it, and the run at Dify."""
-        self._fail(error)
-        self._stop()
-
-    def _fail(self, error: OpenDifyError) -> None:
-        if self.cut is None or isinstance(error, ClientGone):
-            resolve(self.outcome, error)
-
-    def _stop(self) -> None:
-        """Stop the run at Dify, once, and read on for a moment. Before it was sent, just do not send it."""
-        if self._left or (self._run and self._run.reader.done):
-            return
-        self._left = True
-        if self._run:
-            self._exchange.spawn(self._depart(self._run))
-        elif self._reading:
-            self._reading.cancel()
-
-    async def _depart(self, run: Run) -> None:
-        """Call Dify's stop as soon as the run can be named, then give the stream time to end by itself."""
-        until = self._loop.time() + LEAVE_SECONDS
-        try:
-            await asyncio.wait((run.identified,), timeout=LEAVE_SECONDS)
-            await self._stop_at_dify(run, until)
-        finally:
-            if self._reading:
-                await asyncio.wait((self._reading,), timeout=max(until - self._loop.time(), 0))
-                self._reading.cancel()
-
-    async def _stop_at_dify(self, run: Run, until: float) -> None:
-        if not (self.app and run.ids.task_id):
-            return
-        try:
-            async with asyncio.timeout_at(until):
-                await self._exchange.gateway.stop(self.app, run.ids.task_id, self.user)
-        except (OpenDifyError, TimeoutError) as error:
-            log.warning("stop_failed", app=self.app.name, problem=repr(error))
-
-    # -- the clock: one timer per answer, set anew when it fires and not when something is read
-
-    def _mind_the_time(self, run: Run) -> None:
-        """End the answer if a time limit has passed, else look again when the next one can."""
-        limits, now = self.limits, self._loop.time()
-        due = [(run.sent_at + limits.run, f"The run took longer than {limits.run:g} seconds.")]
-        if not run.identified.done():
-            message = f"The run did not begin within {limits.first_event:g} seconds."
-            due.append((run.sent_at + limits.first_event, message))
-        silent_since = now if run.waiting_since is None else run.waiting_since
-        due.append((silent_since + limits.silence, f"Dify was silent for {limits.silence:g} seconds."))
-        moment, message = min(due)
-        if moment <= now:
-            self.leave(UpstreamTimeout(message))
-        else:
-            self._timer = self._loop.call_at(moment, self._mind_the_time, run)
 
     # -- reading: one task
 
@@ -275,7 +206,7 @@ class Answer:
             raise
         finally:
             if alone and app.converses and self.ids.conversation_id:
-                exchange.spawn(self._forget(app, self.ids.conversation_id))
+                self.spawn(self._forget(app, self.ids.conversation_id))
 
     async def _other_app(self, app: App, model: str) -> App:
         """The app that background tasks go to, with their words alone; for callers who may not use it, the same."""
@@ -293,7 +224,7 @@ class Answer:
         suggestions: list[str] = []
         if message_id:
             try:
-                suggestions = await self._exchange.gateway.suggestions(app, self.user, message_id)
+                suggestions = await self._gateway.suggestions(app, self.user, message_id)
             except OpenDifyError as error:  # no suggestions are no failure
                 log.info("no_suggestions", app=app.name, problem=error.code)
         self.finished = Finished("stop", Usage())
@@ -302,95 +233,36 @@ class Answer:
 
     async def _answer_in(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
         """Hear what is said, so that the next turn finds this one: known before the client has its last word."""
-        presenter = Presenter(style_of(app))
+        links, presenter = Linked(partial(self._link, app)), Presenter(style_of(app))
         try:
             await conversation.find()
-            async with aclosing(self._runs(conversation, app)) as batches:
+            async with aclosing(self._runs(self._prompt, self._caller, conversation, app)) as batches:
                 async for said in batches:
-                    events = presenter.feed(said)
-                    conversation.hear(events)
-                    self._note(events)
-                    if self._run and self.finished and not (self.finished.stopped or self.cut or self._left):
-                        await conversation.keep(self._run.ids, self._run.started or time.time())
-                        events = await self._suggested(events, app)
-                    if events:
+                    if events := await self._shown(presenter.feed(links.feed(said)), conversation, app):
                         yield events
+            if rest := presenter.feed(links.close()):
+                yield rest
+        except UpstreamError:
+            if rest := presenter.feed(links.close()):
+                yield rest
+            raise
         finally:
-            self._exchange.spawn(conversation.release(self.ids, ran=self._may_have_run))
+            self._exchange.aside(conversation.release(self.ids, ran=self._may_have_run))
 
-    async def _runs(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
-        """One run; another one where Dify has lost what we thought it has, as long as nothing was told."""
-        for mends_left in reversed(range(3)):
-            sent, ran_before = Sent([], []), self._may_have_run
-            try:
-                async with aclosing(self._attempt(conversation, app, sent)) as batches:
-                    async for events in batches:
-                        yield events
-            except (Refused, Elsewhere) as error:
-                if error.should_retry:
-                    self._may_have_run = ran_before
-                if not (mends_left and await self._mended(error, conversation, sent)):
-                    raise
-            except OpenDifyError as error:
-                if error.should_retry:  # which is said only where nothing can have run
-                    self._may_have_run = ran_before
-                raise
-            else:
-                return
+    async def _shown(self, events: Sequence[Event], conversation: Conversation, app: App) -> Sequence[Event]:
+        """Note what is shown; with the last of it, the conversation can be gone on with."""
+        conversation.hear(events)
+        self._note(events)
+        if self._run and self.finished and not (self.finished.stopped or self.cut or self._left):
+            await conversation.keep(self._run.ids, self._run.started or time.time())
+            return await self._suggested(events, app)
+        return events
 
-    async def _attempt(self, conversation: Conversation, app: App, sent: Sent) -> AsyncGenerator[Sequence[Event], None]:
-        exchange = self._exchange
-        told = Told(is_known=conversation.id is not None, instructions=conversation.instructions)
-        resolve_kept, most = exchange.uploads.kept.resolve, self.limits.files
-        prompt = await resolve_kept(self._prompt, self._caller, app, most, is_known=told.is_known)
-        plan = build(prompt, app, most, told)
-        await exchange.uploads.send(plan, self.user, sent)
-        await asyncio.sleep(min(max(conversation.next_at - time.time(), 0.0), TURN_SECONDS))
-        body = plan.body(self.user, sent.ids, conversation.id)
-        run = self._begin(app)
-        said = run.events(plan.path, body, wanted=lambda: not self._left)
-        async with aclosing(start_held(said) if sent.reused else said) as batches:
-            async for events in batches:
-                if not told.is_known:
-                    if conversation.id is None:
-                        await conversation.begun(run.ids)
-                elif is_elsewhere(run.ids, conversation):
-                    await self._abandon(run, conversation, app)
-                    raise Elsewhere
-                yield events
-
-    async def _abandon(self, run: Run, conversation: Conversation, app: App) -> None:
-        """Stop what Dify began instead of going on, and leave nothing of it."""
-        await self._stop_at_dify(run, self._loop.time() + LEAVE_SECONDS)
-        stray = run.ids.conversation_id
-        if stray and not await conversation.knows(stray):
-            self._exchange.spawn(self._forget(app, stray))
-
-    def _begin(self, app: App) -> Run:
-        self._run = run = Run(self._exchange.gateway, app, self.limits)
-        self._may_have_run = True
-        resolve(self.sent, None)
-        if self._timer:
-            self._timer.cancel()
-        self._mind_the_time(run)
-        return run
-
-    async def _mended(self, error: OpenDifyError, conversation: Conversation, sent: Sent) -> bool:
-        """Whether another run can go better: in a new conversation, or with its files sent again."""
-        if self._told or self._left:
-            return False
-        if self._timer:
-            self._timer.cancel()
-        if conversation.id and _is_gone(error):
-            await conversation.renew()
-        elif sent.reused and UNKNOWN_FILE.match(error.message):
-            await self._exchange.uploads.forget(sent)
-        else:
-            return False
-        if self._left:
-            return False
-        self._run = None
-        return True
+    def _link(self, app: App, url: str, name: str) -> str:
+        """The address to show for a file of the app."""
+        if app.config.files == "link" or self._exchange.proxy is None:
+            return urljoin(app.access.origin, url)
+        return self._exchange.proxy.link(app, self.user, self.ids, url, base=self._base, name=name)
 
     def _note(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -407,35 +279,15 @@ class Answer:
             return events
         try:
             async with asyncio.timeout(SUGGESTION_SECONDS):
-                asked = await self._exchange.gateway.suggestions(app, self.user, message_id)
+                asked = await self._gateway.suggestions(app, self.user, message_id)
         except (OpenDifyError, TimeoutError) as error:  # no suggestions are no failure
             log.info("no_suggestions", app=app.name, problem=type(error).__name__)
             return events
         self.finished = replace(self.finished, suggestions=tuple(asked))
         return [*events[:-1], self.finished]
 
-    async def _forget(self, app: App, conversation_id: str) -> None:
-        """Delete a conversation that nobody goes on with."""
-        try:
-            await self._exchange.gateway.forget(app, self.user, conversation_id)
-        except OpenDifyError as error:
-            log.warning("conversation_not_deleted", app=app.name, problem=error.code)
-
 
 def style_of(app: App) -> Style:
     """How this app's extras are shown."""
     own = app.config
     return Style(own.reasoning, own.agent_tools, own.citations, own.citation_url, own.progress)
-
-
-def is_elsewhere(ids: Ids, conversation: Conversation) -> bool:
-    """Whether Dify goes on in another conversation than it was told to."""
-    return ids.conversation_id is not None and ids.conversation_id.lower() != conversation.id
-
-
-def _is_gone(error: OpenDifyError) -> bool:
-    """Whether Dify does not have the conversation that it was told to go on with. It says so before any run."""
-    if isinstance(error, Refused):
-        is_unknown = error.upstream_status == HTTPStatus.NOT_FOUND and error.message.startswith(UNKNOWN_CONVERSATION)
-        return not error.in_stream and (is_unknown or error.upstream_code == "conversation_completed")
-    return isinstance(error, Elsewhere)

@@ -34,7 +34,13 @@ class Run:
         self._app = app
         self._answer_chars = limits.answer_chars
         self._loop = asyncio.get_running_loop()
-        self.reader = Reader(app.mode, origin=app.access.origin, output=app.config.output, moderated=app.moderated)
+        self.reader = Reader(
+            app.mode,
+            origin=app.access.origin,
+            output=app.config.output,
+            moderated=app.moderated,
+            progress=app.config.progress != "off",
+        )
         self.identified: asyncio.Future[None] = self._loop.create_future()
         self.sent_at = self._loop.time()
         self.started: float | None = None
@@ -105,7 +111,7 @@ class Run:
             if self.started is None and self.reader.ids.task_id:
                 self.started = time.time()
                 resolve(self.identified, None)
-        if self.reader.spoken > self._answer_chars:
+        if self.reader.told > self._answer_chars:
             return (), BrokenUpstream(f"The answer is longer than {self._answer_chars} characters.")
         if events and isinstance(failed := events[-1], Failed):
             # A start that is followed by failure at once is nothing to tell.

@@ -30,6 +30,7 @@ from opendify.fields import (
     Count,
     Days,
     File,
+    Files,
     Headers,
     Hours,
     LogFormat,
@@ -50,7 +51,7 @@ TABLES: Final = frozenset(("keys", "apps"))
 # What an app may say for itself, else it is said for all.
 WAYS: Final = (
     *("conversations", "background_tasks", "system_inputs"),
-    *("reasoning", "agent_tools", "citations", "citation_url", "progress", "suggestions"),
+    *("reasoning", "agent_tools", "citations", "citation_url", "progress", "suggestions", "files"),
 )
 
 
@@ -172,6 +173,16 @@ class Settings(BaseSettings):
     )
     progress: Progress = Field("off", description="how the steps of flows are told: off, reasoning or status")
     suggestions: Switch = Field("off", description="on tells with an answer what Dify suggests to ask next")
+    files: Files = Field(
+        "proxy", description="proxy serves files that apps make under links of this server; link passes Dify's own on"
+    )
+    file_link_hours: Hours = Field(24.0, description="how long such a link holds, hours")
+    public_url: Address = Field(
+        "", description="where users reach this server, for links to files; empty: as the client's request names it"
+    )
+    file_links_mb: Annotated[int, Field(ge=0)] = Field(
+        50, description="most megabytes of files kept here because Dify does not sign their links anew"
+    )
     workers: Count = Field(1, description="processes of opendify serve; several need CACHE_URL=redis://...")
     cors_origins: Origins = Field(
         (), description="web origins allowed to call from a browser, comma-separated; * for any"

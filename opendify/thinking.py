@@ -48,11 +48,14 @@ class ThinkSplitter:
     """Feed it text in pieces; it tells thinking from text and holds back no more than what may become a tag.
 
     The white space at a block's edges vanishes, and with it blank blocks, and so do the newlines after a closing tag.
+    `apart` stands before the thinking of a block that follows another one without text between.
     """
 
-    __slots__ = ("_blank", "_block", "_code", "_easy", "_fresh", "_held")
+    __slots__ = ("_apart", "_blank", "_block", "_code", "_easy", "_fresh", "_held", "_thought")
 
-    def __init__(self) -> None:
+    def __init__(self, apart: str = "") -> None:
+        self._apart = apart
+        self._thought = False  # what was told last was thinking; only kept where `feed` is not quick
         self._code = _Code()
         self._held = ""
         self._block: _Block | None = None
@@ -79,16 +82,21 @@ class ThinkSplitter:
         rest, self._held = self._held, ""
         if self._block:
             rest = rest.rstrip()
+            if rest and self._blank and self._thought:
+                rest = self._apart + rest
         return [(self._block is not None, rest)] if rest else []
 
     def _read(self, text: str) -> list[Piece]:
         pieces: list[Piece] = []
         place, self._held = 0, ""
         while place < len(text):
-            thinking = self._block is not None
+            thinking, begins = self._block is not None, self._blank
             start, end, place = self._think(self._block, text, place) if self._block else self._show(text, place)
             if start < end:
+                if thinking and begins and self._thought and self._apart:
+                    pieces.append((True, self._apart))
                 pieces.append((thinking, text[start:end]))
+                self._thought = thinking
         if len(pieces) < 2:
             return pieces
         return [(kind, "".join(piece for _, piece in run)) for kind, run in groupby(pieces, itemgetter(0))]
@@ -188,7 +196,8 @@ class _Code:
         line = max(text.rfind("\n"), text.rfind("\r")) + 1
         if line:
             self.indent = 0
-        self._read(text[line:])
+        if line < len(text):
+            self._read(text[line:])
 
     def _read(self, text: str) -> None:
         self._closing = self._closing and not text.strip(" \t")

@@ -188,8 +188,8 @@ def quiet_again() -> Iterator[None]:
 @pytest.fixture
 def short_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody waits for any more is given up sooner, for the tests that wait until it is."""
-    monkeypatch.setattr("opendify.exchange.LEAVE_SECONDS", 0.5)
-    monkeypatch.setattr("opendify.run.LEAVE_SECONDS", 0.5)
+    for room in ("run", "ending", "attempts", "exchange"):
+        monkeypatch.setattr(f"opendify.{room}.LEAVE_SECONDS", 0.5)
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ class Dify:
         self.next_answer = "ok"
         self.fails = False
         self.hangs = False
+        self.hanging = False
         self.mistaken = 0
         self._stopped = asyncio.Event()
         self._ids = count()
@@ -75,6 +76,7 @@ class Dify:
             await asyncio.sleep(0)
             yield self._frame("message", name, answer=piece)
         if hangs:
+            self.hanging = True
             await self._stopped.wait()
             self._stopped.clear()
         if fails:
@@ -230,6 +232,7 @@ class World:
                 history[:] = [*turns, Turn(role="assistant", text=ECHOES[step.echo](answer))]
 
     async def _ask(self, step: Step, turns: list[Turn], named: str | None = None) -> str:
+        self.dify.hanging = False
         self.dify.hangs, self.dify.fails = step.deed in {"abort", "crash"}, step.deed == "fail"
         caller = Caller("team", trusted=True, chat_id=f"chat-{step.chat}" if self.chat_ids else None)
         system = [Turn(role="system", text=step.system)] if step.system else []
@@ -238,7 +241,7 @@ class World:
         said: list[str] = []
         reading = asyncio.create_task(self._read(answer, said))
         if step.deed in {"abort", "crash"}:
-            while not reading.done() and not (answer.ids.task_id and "".join(said) == step.answer):  # noqa: ASYNC110 (the reader is not ours to change)
+            while not reading.done() and not self.dify.hanging:  # noqa: ASYNC110 (the reader is not ours to change)
                 await asyncio.sleep(0)
         if step.deed == "overtake":
             await self._overtake(step, answer, reading)
@@ -247,7 +250,7 @@ class World:
         elif step.deed == "crash":
             await self._crash(reading)
         await asyncio.wait((reading,))
-        await self.exchange._wait(1)  # what goes on in the background is over before the next step
+        await self.exchange.settled(1)  # what goes on in the background is over before the next step
         text = "".join(said)
         self._check(step, turns, answer, text, named)
         return text if answer.finished and step.deed != "abort" else ""
@@ -270,7 +273,7 @@ class World:
         left = dict(self.store.entries)
         reading.cancel()
         await asyncio.wait((reading,))
-        await self.exchange._wait(1)
+        await self.exchange.settled(1)
         self.store.entries.clear()
         self.store.entries.update({key: value for key, value in left.items() if ":turn:" not in key})
 
@@ -316,8 +319,7 @@ def _seen(text: str) -> list[str]:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
     monkeypatch.setattr("opendify.memory.SETTLE_SECONDS", (0.0,) * 9)
-    monkeypatch.setattr("opendify.exchange.LEAVE_SECONDS", 1.0)
-    monkeypatch.setattr("opendify.run.LEAVE_SECONDS", 1.0)
+    monkeypatch.setattr("opendify.ending.LEAVE_SECONDS", 1.0)
 
 
 @given(steps=st.lists(STEPS, max_size=12), chat_ids=st.booleans())

@@ -393,6 +393,10 @@ def test_defaults() -> None:
         "citation_url": "",
         "progress": "off",
         "suggestions": "off",
+        "files": "proxy",
+        "file_link_hours": 24.0,
+        "public_url": "",
+        "file_links_mb": 50,
         "workers": 1,
         "cors_origins": (),
         "log_level": "info",
@@ -661,6 +665,7 @@ def test_an_app_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         "citation_url": "",
         "progress": "off",
         "suggestions": "off",
+        "files": "proxy",
     }
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from opendify.demo import chat
-from opendify.demo.media import signed
+from opendify.demo.media import made, tool_link
 from opendify.demo.model import Break, Failure, Pause, Step, Text, Thought, ToolCall, tagged
 from opendify.demo.run import Frame, Run
 from opendify.demo.wire import Json, new_id
@@ -85,8 +85,9 @@ class ClassicAgent:
 
     def made_file(self, file_id: str) -> Json:
         """The file that a tool made; its URL is relative."""
-        url = signed(f"/files/tools/{file_id}.png")
-        return self.run.event("message_file", id=file_id, type="image", belongs_to="assistant", url=url)
+        content = made(self.run, file_id)
+        url = tool_link(self.run, file_id, content, origin="")
+        return self.run.event("message_file", id=file_id, type=content.kind, belongs_to="assistant", url=url)
 
     def close(self) -> None:
         """The round is over."""

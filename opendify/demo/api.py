@@ -10,7 +10,8 @@ from opendify.demo import apps, checks, uploads
 from opendify.demo.apps import CHAT_MODES, SampleApp
 from opendify.demo.call import AppCall, required_user
 from opendify.demo.forms import Form
-from opendify.demo.media import PICTURE, SPEECH
+from opendify.demo.links import Content, listed
+from opendify.demo.media import SPEECH
 from opendify.demo.run import Frame, Run
 from opendify.demo.runs import Telling
 from opendify.demo.state import Conversation, Message, State
@@ -30,6 +31,7 @@ from opendify.demo.wire import (
 )
 
 PAGE = 20
+KEPT_BYTES = 1024 * 1024
 NO_PARENT = "00000000-0000-0000-0000-000000000000"
 MESSAGES_LIKE = ("/v1/messages", "/v1/chat-messages", "/api/messages")
 FORM_ROUTE = "/v1/form/human_input/<string:form_token>"
@@ -78,12 +80,31 @@ class Api:
         return answer({"limit": limit, "has_more": len(mine) > limit, "data": [_listed(c) for c in mine[:limit]]})
 
     def messages(self, call: AppCall) -> Reply:
-        """`GET /messages`: the newest page, oldest message first."""
+        """`GET /messages`: the newest page, or the one before `first_id`; in it the oldest message comes first."""
         checks.right_mode(call.app, "chat")
         conversation = self.mine(call.app, call.call.params, call.call.params.get("conversation_id", ""))
         limit = _limit(call)
-        rows = [_row(conversation, message) for message in conversation.messages]
-        return answer({"limit": limit, "has_more": len(rows) > limit, "data": rows[-limit:]})
+        before = list(conversation.messages)
+        if first_id := call.call.params.get("first_id"):
+            place = next((place for place, message in enumerate(before) if message.id == first_id), None)
+            if place is None:
+                raise not_found("First Message Not Exists.", MESSAGES_LIKE[0], *MESSAGES_LIKE)
+            before = before[:place]
+        rows = [self.row(conversation, message) for message in before[-limit:]]
+        return answer({"limit": limit, "has_more": len(before) > limit, "data": rows})
+
+    def row(self, conversation: Conversation, message: Message) -> Json:
+        """A message of the list; links to files are signed anew whenever it is read."""
+        files = [(str(file["related_id"]), "user") for file in message.files] + [
+            (file_id, "assistant") for file_id in message.made
+        ]
+        shown = [file for file_id, owner in files if (file := listed(self.state, file_id, owner))]
+        return {
+            "id": message.id, "conversation_id": conversation.id, "parent_message_id": NO_PARENT,
+            "inputs": message.inputs, "query": message.query, "answer": self.state.signer.anew(message.answer),
+            "feedback": None, "retriever_resources": [], "created_at": message.created_at, "agent_thoughts": [],
+            "message_files": shown, "status": message.status, "error": message.error, "extra_contents": [],
+        }  # fmt: skip
 
     def delete_conversation(self, call: AppCall, conversation_id: str) -> Reply:
         """`DELETE /conversations/{id}`."""
@@ -118,14 +139,18 @@ class Api:
         """`POST /files/upload`."""
         form = call.call.parts()
         user = next((part.data.decode("utf-8", "replace") for part in form if part.name == "user"), "DEFAULT-USER")
-        upload = uploads.taken(uploads.only_file(form), user, modern=self.modern)
+        part = uploads.only_file(form)
+        upload = uploads.taken(part, user, modern=self.modern)
         upload_id = new_id()
         self.state.uploads[upload_id] = upload
-        origin = call.call.origin
-        return answer(uploads.described(upload_id, upload, origin, int(time.time()), modern=self.modern), 201)
+        if upload.size <= KEPT_BYTES:
+            kind = uploads.bucket(upload.name)
+            self.state.contents[upload_id] = Content(upload.name, upload.mime_type, kind, part.data)
+        link = call.call.origin + self.state.signer.link(f"/files/{upload_id}/file-preview")
+        return answer(uploads.described(upload_id, upload, link, int(time.time()), modern=self.modern), 201)
 
     def no_preview(self, _: AppCall, __: str) -> Reply:
-        """`GET /files/{id}/preview`: the stand-in keeps no content."""
+        """`GET /files/{id}/preview`: the stand-in has none."""
         raise refuse(404, "file_not_found", "File not found in message context")
 
     def speech_to_text(self, call: AppCall) -> Reply:
@@ -220,11 +245,6 @@ class Api:
         return form
 
 
-def picture() -> Reply:
-    """`GET /files/tools/...`: the file that FILE makes."""
-    return Reply(PICTURE, type="image/png")
-
-
 def health(version: str) -> Reply:
     """`GET /health`."""
     return answer({"pid": 1, "status": "ok", "version": version})
@@ -241,13 +261,4 @@ def _listed(conversation: Conversation) -> Json:
     return {
         "id": conversation.id, "name": first.query[:40], "inputs": first.inputs, "status": "normal",
         "introduction": "", "created_at": conversation.created_at, "updated_at": updated,
-    }  # fmt: skip
-
-
-def _row(conversation: Conversation, message: Message) -> Json:
-    return {
-        "id": message.id, "conversation_id": conversation.id, "parent_message_id": NO_PARENT,
-        "inputs": message.inputs, "query": message.query, "answer": message.answer, "feedback": None,
-        "retriever_resources": [], "created_at": message.created_at, "agent_thoughts": [], "message_files": [],
-        "status": message.status, "error": message.error, "extra_contents": [],
     }  # fmt: skip

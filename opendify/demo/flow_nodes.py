@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from opendify.demo import extras
 from opendify.demo.flow_events import FlowEvents, Node
 from opendify.demo.forms import Form
-from opendify.demo.media import passage, spoken_audio
+from opendify.demo.media import result, spoken_audio
 from opendify.demo.model import Break, Failure, Pause, Text, Thought, tagged
 from opendify.demo.run import Frame, provider_text
 from opendify.demo.wire import Json
@@ -44,8 +44,7 @@ class FlowNodes(FlowEvents):
         """Knowledge is looked up."""
         node = Node("kr", "knowledge-retrieval", "Knowledge")
         yield self.open(node)
-        found = [passage(1, in_flow=True), passage(2, in_flow=True)]
-        yield self.close(node, inputs={"query": self.run.query}, outputs={"result": found})
+        yield self.close(node, inputs={"query": self.run.query}, outputs={"result": [result(1), result(2)]})
 
     def llm(self) -> Iterator[Frame]:
         """The model speaks; its node carries the whole prompt."""

@@ -1,5 +1,6 @@
 """A run of a chatflow or a workflow: from its nodes to its end, or to a pause and on from there."""
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from opendify.demo.run import Frame, usage
 from opendify.demo.wire import PING, Json
 
 NO_TERMINAL_EVENT = "Workflow stream ended without a terminal event"
+PICTURE_LINK = re.compile(r"!\[.*?\]\(.*?\)")
 SNAPSHOT_ORDER = ("event", "task_id", "workflow_run_id", "data", "answer", "reason")
 
 
@@ -94,7 +96,9 @@ class Flow(FlowNodes):
         """`message_replace` if there is one, then `message_end` unless that gets lost."""
         events = []
         text = self.run.replacement()
-        self.run.save(self.answer if text is None else text)
+        # Files are stored beside the answer, so that links to pictures go.
+        answer = PICTURE_LINK.sub("", self.answer).strip() if self.files else self.answer
+        self.run.save(answer if text is None else text)
         if text is not None:
             events.append(self.run.event("message_replace", answer=text, reason="output_moderation"))
         if self.run.script.fault != "lostend":

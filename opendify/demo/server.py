@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from opendify.demo import api
+from opendify.demo import api, links
 from opendify.demo.api import Api
 from opendify.demo.apps import SAMPLE_APPS, SampleApp
 from opendify.demo.call import AppCall, Call, ClientLeft, read
@@ -22,6 +22,7 @@ Handler = Callable[..., Handled | Awaitable[Handled]]
 
 VERSIONS: dict[Generation, str] = {"1.16": "1.16.1", "1.9": "1.9.0"}
 METHOD_NOT_ALLOWED = "The method is not allowed for the requested URL."
+PIECE_BYTES = 64 * 1024
 EXPOSED = b"X-Env, X-Trace-Id, X-Version"
 
 
@@ -59,6 +60,8 @@ class StandIn:
         self.conversations = self.state.conversations
         self.open_streams = 0
         self.disconnects = 0
+        self.open_downloads = 0
+        self.cut_downloads = 0
         self._routes = _routes(Api(self.state, self.modern), Runs(self.state, self.modern, token_delay))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +80,7 @@ class StandIn:
         except Refused as refused:
             handled = refused.reply
         if isinstance(handled, Reply):
-            await self._send(handled, send)
+            await self._send(handled, receive, send)
         else:
             await self._stream(handled, receive, send)
 
@@ -88,8 +91,8 @@ class StandIn:
     async def _handle(self, call: Call) -> Handled:
         if call.path == "/health":
             return api.health(self.version)
-        if call.path.startswith("/files/tools/") and "sign" in call.params:
-            return api.picture()
+        if call.method == "GET" and (file := links.fetched(self.state, call.path, call.params)):
+            return file
         found = [(route, match) for route in self._routes if (match := route.pattern.fullmatch(call.path))]
         for route, match in found:
             if route.method == call.method:
@@ -124,12 +127,30 @@ class StandIn:
         headers += [(b"x-version", self.version.encode()), (b"x-env", b"PRODUCTION")]
         return [*headers, (b"vary", b"Cookie")] if self.modern else headers
 
-    async def _send(self, reply: Reply, send: Send) -> None:
+    async def _send(self, reply: Reply, receive: Receive, send: Send) -> None:
         headers = self._headers(reply)
         if reply.body:
             headers.append((b"content-length", str(len(reply.body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        if len(reply.body) <= PIECE_BYTES:
+            await send({"type": "http.response.body", "body": reply.body})
+        else:
+            await self._send_pieces(reply.body, receive, send)
+
+    async def _send_pieces(self, body: bytes, receive: Receive, send: Send) -> None:
+        """A large body, for as long as the client is there."""
+        leaving = asyncio.create_task(_message(receive))
+        self.open_downloads += 1
+        try:
+            for end in range(PIECE_BYTES, len(body) + PIECE_BYTES, PIECE_BYTES):
+                if leaving.done():
+                    self.cut_downloads += 1
+                    return
+                piece, more = body[end - PIECE_BYTES : end], end < len(body)
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+        finally:
+            self.open_downloads -= 1
+            leaving.cancel()
 
     async def _stream(self, telling: Telling, receive: Receive, send: Send) -> None:
         run = telling.run
@@ -145,6 +166,11 @@ class StandIn:
             self.disconnects += stream.gone.is_set()
             watching.cancel()
             await asyncio.wait([watching])
+
+
+async def _message(receive: Receive) -> None:
+    """After the body of a request, the next message is that its client left."""
+    await receive()
 
 
 def _unauthorized(text: str) -> Refused:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from opendify.demo.links import Content, Signer
 from opendify.demo.wire import Json, new_id
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Upload:
 
 @dataclass(slots=True)
 class Message:
-    """One turn of a conversation; the row exists before its answer does."""
+    """One turn of a conversation; the row exists before its answer does. `made` are ids of the answer's files."""
 
     query: str
     inputs: Json = field(default_factory=dict)
@@ -75,6 +76,7 @@ class Message:
     status: str = "normal"
     error: str | None = None
     files: list[Json] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
     created_at: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -97,13 +99,19 @@ class Conversation:
 
 @dataclass(slots=True)
 class State:
-    """Everything one stand-in knows. `forgiving` chatflows begin a new conversation for an unknown one, as in 1.15."""
+    """Everything one stand-in knows. `forgiving` chatflows begin a new conversation for an unknown one, as in 1.15.
+
+    `files_url` is what links to files start with; without one, those of flows start with the server's own address.
+    """
 
     forgiving: bool = False
+    files_url: str | None = None
+    signer: Signer = field(default_factory=Signer)
 
     requests: deque[Recorded] = field(default_factory=lambda: deque(maxlen=500))
     stops: deque[Stop] = field(default_factory=lambda: deque(maxlen=500))
     uploads: Shelf[Upload] = field(default_factory=lambda: Shelf(1000))
+    contents: Shelf[Content] = field(default_factory=lambda: Shelf(50))
     conversations: Shelf[Conversation] = field(default_factory=lambda: Shelf(1000))
     runs: Shelf["Run"] = field(default_factory=lambda: Shelf(200))
     tasks: Shelf["Run"] = field(default_factory=lambda: Shelf(200))

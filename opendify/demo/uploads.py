@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from opendify.demo.apps import Control, SampleApp
-from opendify.demo.media import file_dict, signed
+from opendify.demo.media import file_dict
 from opendify.demo.state import State, Upload
 from opendify.demo.wire import Json, invalid, is_uuid, refuse
 
@@ -97,8 +97,8 @@ def taken(part: Part, user: str, *, modern: bool) -> Upload:
     return Upload(name, part.type, len(part.data), user, hashlib.sha256(part.data).hexdigest())
 
 
-def described(upload_id: str, upload: Upload, origin: str, created: int, *, modern: bool) -> Json:
-    """The answer of the upload route."""
+def described(upload_id: str, upload: Upload, link: str, created: int, *, modern: bool) -> Json:
+    """The answer of the upload route; `link` is signed."""
     suffix = upload.name.rpartition(".")[2] if "." in upload.name else ""
     known: Json = {
         "name": upload.name,
@@ -109,7 +109,7 @@ def described(upload_id: str, upload: Upload, origin: str, created: int, *, mode
     known |= {"created_by": upload_id, "created_at": created, "preview_url": None}
     if not modern:
         return {"id": upload_id, **known}
-    known["source_url"] = origin + signed(f"/files/{upload_id}/file-preview")
+    known["source_url"] = link
     nothing = dict.fromkeys(("original_url", "user_id", "tenant_id", "conversation_id", "file_key"))
     return {"id": upload_id, "reference": None, **known, **nothing}
 
@@ -196,8 +196,8 @@ class Files:
             raise invalid("Invalid upload file")
         return file_dict(
             modern=self.modern, type=given.get("type") or "", method="local_file", name=upload.name,
-            url=self.origin + signed(f"/files/{upload_id}/file-preview"), mime=upload.mime_type, size=upload.size,
-            upload_id=upload_id,
+            url=self.origin + self.state.signer.link(f"/files/{upload_id}/file-preview"), mime=upload.mime_type,
+            size=upload.size, upload_id=upload_id,
         )  # fmt: skip
 
     def _remote(self, given: Json) -> Json | None:

@@ -23,7 +23,7 @@ What happens around it:
     BADTOOL        ... and the tool does not exist
     ASKHUMAN       the New Agent asks a human and waits
     PAUSE          flows stop for a human to fill in a form (1.16)
-    FILE           the app makes a picture; the classic agent calls a tool for it
+    FILE[:KIND]    the app makes a picture; the classic agent calls a tool for it. KIND: html, svg, txt, big (32 MiB)
     CITE           knowledge was looked up: `retriever_resources`
     TTS            the answer is also spoken
     TWO            a workflow with two End outputs

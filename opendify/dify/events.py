@@ -5,7 +5,7 @@ the decoder and so cannot leak. Servers differ in what they leave out: every fie
 """
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 from msgspec import Raw, Struct
@@ -69,9 +69,10 @@ class MessageReplace(Struct, tag_field="event", tag="message_replace"):
 
 
 class Metadata(Struct):
-    """The part of `message_end.metadata` that we read."""
+    """The part of `message_end.metadata` that we read. `retriever_resources` is empty where the server has none."""
 
     usage: TokenUsage | None = None
+    retriever_resources: Raw = Raw(b"")
 
 
 class MessageEnd(Struct, tag_field="event", tag="message_end"):
@@ -93,17 +94,88 @@ class TextChunk(Struct, tag_field="event", tag="text_chunk"):
     data: Text
 
 
+class AgentThought(Struct, tag_field="event", tag="agent_thought"):
+    """A row of an agent's record, sent whole whenever it changes."""
+
+    id: str | None = None
+    position: int | None = None
+    thought: str | None = None
+    tool: str | None = None
+    tool_input: object = None
+    observation: object = None
+
+
+class Log(Struct):
+    """`agent_log.data`: a step of a flow's agent, sent again when it is over. What `data` holds is the strategy's."""
+
+    id: str | None = None
+    parent_id: str | None = None
+    label: str | None = None
+    status: str | None = None
+    error: object = None
+    data: Raw = Raw(b"null")
+
+
+class AgentLog(Struct, tag_field="event", tag="agent_log"):
+    """What an agent in a flow does."""
+
+    data: Log
+
+
+class Reasoning(Struct):
+    """`reasoning_chunk.data`."""
+
+    reasoning: str | None = None
+    node_id: str | None = None
+    is_final: bool | None = None
+
+
+class ReasoningChunk(Struct, tag_field="event", tag="reasoning_chunk"):
+    """A piece of a flow's model's thinking that is kept apart from its text (since 1.15)."""
+
+    data: Reasoning
+
+
 class Node(Struct):
-    """`node_finished.data`. `outputs` stays raw: only LLM nodes' are read."""
+    """A node of a flow. `inputs` and `outputs` stay raw: few nodes' are read."""
 
+    id: object = None
     node_type: str | None = None
+    title: object = None
+    inputs: Raw = Raw(b"null")
     outputs: Raw = Raw(b"null")
+    status: object = None
+    error: object = None
 
 
-class NodeFinished(Struct, tag_field="event", tag="node_finished"):
-    """A node has run; LLM nodes report their usage here."""
+class Step(Struct, tag_field="event"):
+    """What begins or ends in a flow."""
 
     data: Node
+
+
+class NodeStarted(Step, tag="node_started"):
+    """A node begins; most servers do not tell its inputs yet."""
+
+
+class IterationStarted(Step, tag="iteration_started"):
+    """An iteration begins; it is a node, but has its own events."""
+
+
+class IterationCompleted(Step, tag="iteration_completed"):
+    """An iteration is over."""
+
+
+class LoopStarted(Step, tag="loop_started"):
+    """A loop begins; so is it."""
+
+
+class LoopCompleted(Step, tag="loop_completed"):
+    """A loop is over."""
+
+
+class NodeFinished(Step, tag="node_finished"):
+    """A node has run; LLM nodes report their usage here."""
 
 
 class Run(Struct):
@@ -134,33 +206,14 @@ class Error(Struct, tag_field="event", tag="error"):
     status: int | str | None = None
 
 
-DifyEvent: TypeAlias = (
-    Message
-    | AgentMessage
-    | MessageFile
-    | MessageReplace
-    | MessageEnd
-    | TextChunk
-    | NodeFinished
-    | WorkflowFinished
-    | WorkflowPaused
-    | Error
-)
+Speech: TypeAlias = Message | AgentMessage | MessageFile | MessageReplace | TextChunk
+Making: TypeAlias = ReasoningChunk | AgentThought | AgentLog
+Steps: TypeAlias = NodeStarted | IterationStarted | IterationCompleted | LoopStarted | LoopCompleted
+Ends: TypeAlias = NodeFinished | MessageEnd | WorkflowFinished | WorkflowPaused | Error
+DifyEvent: TypeAlias = Speech | Making | Steps | Ends
 
-KNOWN: Final = frozenset(
-    {
-        "message",
-        "agent_message",
-        "message_file",
-        "message_replace",
-        "message_end",
-        "text_chunk",
-        "node_finished",
-        "workflow_finished",
-        "workflow_paused",
-        "error",
-    }
-)
+# Without these an answer is not what it should be. The others only tell of its making, and may have any shape.
+KNOWN: Final = frozenset(kind.__struct_config__.tag for kind in get_args(Speech | Ends))
 
 
 class Envelope(Struct):

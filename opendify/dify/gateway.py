@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from opendify.dify import transport
 from opendify.dify.apps import MEGABYTE, Access, App, Description, Info, parse_info, parse_parameters
+from opendify.dify.downloads import RemoteFile, address_of, remote_file
 from opendify.dify.files import Upload
 from opendify.dify.modes import infer_mode
 from opendify.dify.requests import stop_path
@@ -40,6 +41,7 @@ RETRIES: Final = 2
 BACKOFF_SECONDS: Final = 0.25
 STALE_SECONDS: Final = 1.0
 REACHED_SECONDS: Final = 5.0
+FILE_SECONDS: Final = 600.0
 MODES: Final = get_args(Mode)
 DOWN: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
@@ -168,6 +170,24 @@ class Gateway:
         query = urlencode({"user": user})
         body = await self.call(app.access, "GET", f"/messages/{quote(message_id, safe='')}/suggested?{query}")
         return _parsed(_parse_suggestions, body).data or []
+
+    @asynccontextmanager
+    async def fetch(self, access: Access, path: str) -> AsyncIterator[RemoteFile]:
+        """A file by its signed path, from where the app's API is; the app's key does not go with the request.
+
+        At most FILE_BYTES, within FILE_SECONDS. Raises Refused where the signature does not open a file, UpstreamError.
+        """
+        wire = self._wires[access.base]
+        try:
+            async with asyncio.timeout(FILE_SECONDS):
+                async with asyncio.timeout(self._timeout):
+                    response = await self._send(wire, wire.pooled.build_request("GET", address_of(access, path)))
+                async with aclosing(response), aclosing(_patient(_stream(response), self._timeout)) as body:
+                    file = remote_file(response.status_code, response.headers, body)
+                    async with aclosing(file.body):
+                        yield file
+        except TimeoutError:
+            raise UpstreamTimeout("Dify did not send the file in time.") from None
 
     async def call(self, access: Access, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send one plain request and return the body of its answer. Raises UpstreamError."""
@@ -299,13 +319,24 @@ def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
         raise BrokenUpstream(f"Dify's answer has another form than expected{reason}.") from None
 
 
-async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _stream(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """What has arrived, as soon as it arrives: no fixed size, which would hold events back."""
     try:
         async for data in response.aiter_raw():
             yield data
     except transport.FAILURES as error:
         raise BrokenUpstream("The connection to Dify broke in the middle of the answer.") from error
+
+
+async def _patient(body: AsyncGenerator[bytes, None], seconds: float) -> AsyncGenerator[bytes, None]:
+    """What arrives, each piece within so many seconds. Raises TimeoutError."""
+    async with aclosing(body):
+        while True:
+            async with asyncio.timeout(seconds):
+                data = await anext(body, None)
+            if data is None:
+                return
+            yield data
 
 
 async def _check(response: httpx.Response, expected: str) -> None:

@@ -25,7 +25,7 @@ async def test_a_chat_app_makes_a_file_with_a_relative_url() -> None:
         picture = await asking.http.get(file["url"])
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
         assert picture.content.startswith(b"\x89PNG")
-        assert (await asking.http.get(file["url"].partition("?")[0])).status_code == 404
+        assert (await asking.http.get(file["url"].partition("?")[0])).status_code == 400
 
 
 async def test_a_tool_makes_a_file() -> None:

@@ -1,5 +1,6 @@
 """Every app mode, streamed and folded, through the official client."""
 
+import re
 from typing import Any
 
 import pytest
@@ -97,12 +98,25 @@ async def test_moderation(served: Served) -> None:
 
 
 @pytest.mark.parametrize("mode", ["agent-chat", "chat", "advanced-chat", "workflow"])
-async def test_files_of_the_app(served: Served, mode: str) -> None:
+@pytest.mark.parametrize("way", ["proxy", "link"])
+async def test_files_of_the_app(serve: Serve, mode: str, way: str) -> None:
+    served = await serve(files=way)
     words = "TOOL FILE ECHO:here"
     streamed = text_of(await served.stream(words, MODELS[mode]))
     folded = (await served.ask(words, MODELS[mode])).json()["choices"][0]["message"]["content"]
+    place = f"{served.url}/v1/dify-files/" if way == "proxy" else f"{served.dify_url}/files/tools/"
     for text in (streamed, folded):
-        assert text.count(f"{served.dify_url}/files/tools/") == 1
+        assert text.count(place) == 1
+        (link,) = re.findall(rf"{re.escape(place)}[^)>\s]+", text)
+        assert (await served.http.get(link)).status_code == 200
+
+
+async def test_files_of_an_app_that_names_inner_hosts(serve: Serve) -> None:
+    served = await serve(public_url="https://chat.example.com")
+    served.dify.state.files_url = "http://api:5001"
+    text = text_of(await served.stream("TOOL FILE ECHO:here", MODELS["agent-chat"]))
+    assert "https://chat.example.com/v1/dify-files/" in text
+    assert "api:5001" not in text
 
 
 async def test_the_users_own_file_is_not_an_answer(served: Served) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from opendify.dialogue import Event, Failed, Ids, Started
+from opendify.dialogue import Event, Failed, Ids, ReasoningDelta, Started, TextDelta
 from opendify.dify.reader import Reader
 from opendify.errors import OpenDifyError, from_failed
 from opendify.openai.chat.fold import ChatFold
@@ -41,7 +41,7 @@ def cases(server: str) -> list[Case]:
     decode = msgspec.json.Decoder(Case).decode
     found = []
     for path in sorted((TRANSCRIPTS / server).glob("*.json")):
-        if path.name != "golden.json":
+        if path.name not in {"golden.json", "said.json"}:
             case = decode(path.read_bytes())
             case.name = path.stem
             found.append(case)
@@ -54,12 +54,19 @@ def golden(server: str) -> dict[str, dict[str, Any]]:
     return decoded
 
 
+def golden_said(server: str) -> dict[str, list[str]]:
+    """The events that are expected of each run in which more happens than that an app speaks."""
+    decoded: dict[str, list[str]] = msgspec.json.decode((TRANSCRIPTS / server / "said.json").read_bytes())
+    return decoded
+
+
 class Told(Struct):
     """What the exchange would tell a client: events by network read, then perhaps a failure."""
 
     batches: list[Sequence[Event]]
     kinds: list[str]
     ids: Ids
+    said: list[Event] = []
     error: OpenDifyError | None = None
 
     def stream(self, *, include_usage: bool) -> bytes:
@@ -90,6 +97,7 @@ def replay(pieces: Iterable[bytes], reader: Reader) -> Told:
 
     def tell(events: Sequence[Event]) -> None:
         told.kinds += [type(event).__name__ for event in events]
+        told.said += events
         if events and isinstance(failed := events[-1], Failed):
             told.error = from_failed(failed)
             events = [event for event in events if not isinstance(event, Started | Failed)]
@@ -105,14 +113,31 @@ def replay(pieces: Iterable[bytes], reader: Reader) -> Told:
     return told
 
 
-def replay_case(case: Case, pieces: Iterable[bytes]) -> Told:
+def replay_case(case: Case, pieces: Iterable[bytes], *, progress: bool = False) -> Told:
     """The same with the case's own reader."""
-    return replay(pieces, Reader(case.app_mode, origin="http://dify.test", moderated=case.moderated))
+    reader = Reader(case.app_mode, origin="http://dify.test", moderated=case.moderated, progress=progress)
+    return replay(pieces, reader)
+
+
+def is_telling(case: Case, told: Told) -> bool:
+    """Whether more happens in a run than that an app speaks."""
+    return case.app_mode == "agent" or not {"ReasoningDelta", "ToolRun", "Cited"}.isdisjoint(told.kinds)
 
 
 def in_pieces(data: bytes, size: int) -> Iterable[bytes]:
     """Cut after every `size` bytes."""
     return (data[place : place + size] for place in range(0, len(data), size))
+
+
+def lines(told: Told) -> list[str]:
+    """What the reader said, one line an event; text and thinking in one piece each."""
+    said = []
+    for kind, run in groupby(told.said, type):
+        values: list[Any] = [getattr(event, "text", event) for event in run]
+        if kind in {TextDelta, ReasoningDelta}:
+            values = ["".join(values)]
+        said += [f"{kind.__name__} {cut(msgspec.json.encode(value).decode())}" for value in values]
+    return said
 
 
 def payloads(body: bytes) -> list[bytes]:
@@ -149,6 +174,8 @@ def digest(told: Told) -> dict[str, Any]:
         entry["finish_reason"] = choice["finish_reason"]
         entry["usage"] = list(folded["usage"].values())
         entry["text"] = cut(choice["message"]["content"])
+        beside = ("reasoning_content", "tool_calls", "annotations")
+        entry |= {name: choice["message"][name] for name in beside if name in choice["message"]}
         if streamed != choice["message"]["content"]:
             entry["streamed"] = cut(streamed)
     return entry

@@ -9,7 +9,18 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from opendify.dialogue import Event, Failed, FileOut, Finished, Ids, Started, TextDelta, TextReplaced, Usage
+from opendify.dialogue import (
+    Event,
+    Failed,
+    FileOut,
+    Finished,
+    Ids,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    TextReplaced,
+    Usage,
+)
 from opendify.dify.events import Malformed
 from opendify.dify.reader import TAIL_CHARS, Reader
 from opendify.sse import MAX_FRAME_BYTES, Decoder, FrameTooLong
@@ -208,6 +219,7 @@ def test_ends(row: Row) -> None:
 # -- text
 
 LONG: Final = "0123456789" * (TAIL_CHARS // 10 + 1)
+TENS: Final = ["0123456789"] * (TAIL_CHARS // 10 * 4)
 
 TEXTS: dict[str, Row] = {
     "empty deltas say nothing": (
@@ -230,8 +242,7 @@ TEXTS: dict[str, Row] = {
         [
             event("agent_thought", id="a", thought="", tool=""),
             delta("Look. "),
-            event("agent_thought", id="a", thought="Look. ", tool="clock"),
-            event("agent_thought", id="a", thought="Look. ", tool="clock", observation='{"clock": "noon"}'),
+            event("agent_thought", id="b", thought="", tool=""),
             delta("Noon."),
             event("agent_thought", id="b", thought="Noon.", tool=""),
             end(usage(7, 3)),
@@ -281,7 +292,12 @@ TEXTS: dict[str, Row] = {
     "reasoning is no text": (
         "workflow",
         [event("reasoning_chunk", data={"reasoning": "hm", "is_final": False}), chunk("Hi"), run()],
-        [TextDelta("Hi"), DONE],
+        [ReasoningDelta("hm"), TextDelta("Hi"), DONE],
+    ),
+    "agent: the closing message repeats a round of many pieces": (
+        "agent",
+        [*map(delta, TENS), message(LONG), end()],
+        [*map(TextDelta, TENS), DONE],
     ),
 }
 
@@ -346,6 +362,8 @@ def test_a_replacement_nobody_announced_withdraws_the_text() -> None:
 
 # -- files
 
+TOOL_FILE: Final = file("/files/tools/1/a.png?x=2")
+
 FILES: dict[str, Row] = {
     "agent-chat: a relative address, and the same file once more at the end": (
         "agent-chat",
@@ -388,6 +406,14 @@ FILES: dict[str, Row] = {
         "advanced-chat",
         [message("![a.png](/files/tools/1/"), message("a.png?sign=1)"), end(files=[file("/files/tools/1/a.png?x=2")])],
         [TextDelta("![a.png](/files/tools/1/"), TextDelta("a.png?sign=1)"), DONE],
+    ),
+    "chatflow: the link begins after other slashes, and is cut often": (
+        "advanced-chat",
+        [
+            *map(message, ["a/b", "x" * 600, " ![a.png](", "/", "files/tools/1", "/a.png", "?sign=1", ")"]),
+            end(files=[TOOL_FILE]),
+        ],
+        [*map(TextDelta, ["a/b", "x" * 600, " ![a.png](", "/", "files/tools/1", "/a.png", "?sign=1", ")"]), DONE],
     ),
     "a file without any address": (
         "advanced-chat",

@@ -8,23 +8,43 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replaying import MODEL, SERVERS, Case, Told, cases, chunks, digest, golden, in_pieces, payloads, replay_case
+from replaying import (
+    MODEL,
+    SERVERS,
+    Case,
+    Told,
+    cases,
+    chunks,
+    digest,
+    golden,
+    golden_said,
+    in_pieces,
+    is_telling,
+    lines,
+    payloads,
+    replay_case,
+)
 
 ALL = [(server, case) for server in SERVERS for case in cases(server)]
 GOLDEN = {server: golden(server) for server in SERVERS}
+SAID = {server: golden_said(server) for server in SERVERS}
 NAMES = [f"{server}/{case.name}" for server, case in ALL]
 
-# Every mode, both orders of a chatflow, withdrawn text, characters of every width.
+# Every mode, both orders of a chatflow, withdrawn text, characters of every width; thinking, tools, citations.
 HANDFUL = [
     case
     for (_, case), name in zip(ALL, NAMES, strict=True)
     if name
     in {
+        "1.16.1/agent-stream-tool-think",
         "1.16.1/agent-stream-tool2",
         "1.16.1/chat-plain-stream-cjk",
+        "1.16.1/chatflow-kb-stream",
         "1.16.1/chatflow-moderated-stream-blocked",
         "1.16.1/chatflow-ping-hang22",
         "1.16.1/newagent-stream-askhuman",
+        "1.16.1/newagent-stream-tool-thinktool-think",
+        "1.16.1/workflow-sep-stream-think",
         "1.16.1/workflow-stopped-by-other-user",
         "2.0.0-beta2/chatflow-moderated-stream-echo-some-text-and-t",
         "2.0.0-beta2/chatflow-stream-error_start",
@@ -47,11 +67,11 @@ def answers(told: Told) -> tuple[Any, ...]:
     """All that a client can get to see."""
     folded = told.fold()
     bodies = told.stream(include_usage=True), told.stream(include_usage=False), told.error and told.error.body()
-    return *bodies, folded and folded["choices"], folded and folded["usage"], told.kinds, told.ids
+    return *bodies, folded and folded["choices"], folded and folded["usage"], told.said, told.ids
 
 
 def test_each_run_has_its_golden_entry() -> None:
-    assert len(HANDFUL) == 10
+    assert len(HANDFUL) == 14
     assert {server: list(GOLDEN[server]) for server in SERVERS} == {
         server: [case.name for case in cases(server)] for server in SERVERS
     }
@@ -60,6 +80,12 @@ def test_each_run_has_its_golden_entry() -> None:
 @every_run
 def test_answer_is_the_golden_one(server: str, case: Case) -> None:
     assert digest(whole(case)) == GOLDEN[server][case.name]
+
+
+@every_run
+def test_events_are_the_golden_ones(server: str, case: Case) -> None:
+    told = replay_case(case, [case.data], progress=True)
+    assert (lines(told) if is_telling(case, told) else None) == SAID[server].get(case.name)
 
 
 @every_run
@@ -101,10 +127,21 @@ def test_stream_is_well_formed(server: str, case: Case, include_usage: bool) -> 
     for chunk in interior:
         (choice,) = chunk["choices"]
         assert choice["finish_reason"] is None
-        assert set(choice["delta"]) == {"content"}
-        assert choice["delta"]["content"]
+        assert is_well_formed(choice["delta"], chunk)
     assert all(("usage" in chunk) is include_usage for chunk in objects)
     assert all(chunk["usage"] is None for chunk in objects if include_usage and chunk["choices"])
+
+
+def is_well_formed(delta: dict[str, Any], chunk: dict[str, Any]) -> bool:
+    """Whether a delta says one thing, in the form of its kind. What OpenAI has no place for stands beside it."""
+    match delta:
+        case {"content": "", "annotations": [_, *_]}:
+            return len(delta) == 2
+        case {"content": str(text)} | {"reasoning_content": str(text)}:
+            return len(delta) == 1 and bool(text)
+        case {"tool_calls": [call]}:
+            return set(call) in ({"index", "id", "type", "function"}, {"index", "function"})
+    return delta == {} and set(chunk["dify"]) in ({"tool_result"}, {"citations"})
 
 
 def check_end(objects: list[dict[str, Any]], told: Told, include_usage: bool) -> None:
@@ -118,8 +155,12 @@ def check_end(objects: list[dict[str, Any]], told: Told, include_usage: bool) ->
     finish = objects[-2 if include_usage else -1]
     (choice,) = finish["choices"]
     assert choice == {"index": 0, "delta": {}, "finish_reason": completed["finish_reason"]}
-    assert finish["dify"] == folded["dify"]
-    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in objects if chunk["choices"])
+    assert finish["dify"] == {name: value for name, value in folded["dify"].items() if name != "citations"}
+    text, thinking = (
+        "".join(chunk["choices"][0]["delta"].get(key, "") for chunk in objects if chunk["choices"])
+        for key in ("content", "reasoning_content")
+    )
+    assert thinking == completed["message"].get("reasoning_content", "")
     if "TextReplaced" in told.kinds:
         assert choice["finish_reason"] == "content_filter"
     else:
@@ -129,12 +170,13 @@ def check_end(objects: list[dict[str, Any]], told: Told, include_usage: bool) ->
 
 @every_run
 def test_nothing_of_the_nodes_leaks(server: str, case: Case) -> None:
-    """Around the text itself, which the golden entry holds, nothing of Dify's inner events is to be seen."""
+    """Around what is told on purpose, which the golden files hold, nothing of Dify's inner events is to be seen."""
     told = whole(case)
     objects = chunks(told.stream(include_usage=True))[1:]
     for chunk in objects:
         for choice in chunk["choices"]:
-            choice["delta"].pop("content", None)
+            without(choice["delta"], "content", "reasoning_content", "tool_calls", "annotations")
+        without(chunk.get("dify", {}), "tool_result", "citations")
     known = {*msgspec.to_builtins(told.ids).values(), told.error and told.error.message}
     secrets = {text for text in foreign_texts(case) if len(text) > 5 and text not in known}
     shown = {*texts(objects, inside=True), told.error.message if told.error else ""}
@@ -142,6 +184,11 @@ def test_nothing_of_the_nodes_leaks(server: str, case: Case) -> None:
     around = msgspec.json.encode(objects)
     assert [name for name in FOREIGN if name.encode() in around] == []
     assert [text for text in shown if "://" in text or "Traceback" in text] == []
+
+
+def without(held: dict[str, Any], *names: str) -> None:
+    for name in names:
+        held.pop(name, None)
 
 
 def foreign_texts(case: Case) -> Iterator[str]:

@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
 from opendify.exchange import Exchange
+from opendify.file_links import request_base
 from opendify.openai.bodies import read_body
 from opendify.openai.chat.fold import ChatFold
 from opendify.openai.chat.prompt import prompt_of
@@ -31,7 +32,8 @@ class ChatController(Controller):
         """Answer with chunks (`stream: true`) or with one completion."""
         body = decode_request(await read_body(request))
         body.check()
-        answer = exchange.answer(prompt_of(body), request.state.caller)
+        base = request_base(request.scope["scheme"], request.headers.get("host", ""))
+        answer = exchange.answer(prompt_of(body), request.state.caller, base)
         request.state.answer = answer
         if not body.stream:
             return await Folding(answer, ChatFold(body.model, body.stops()), request.receive).response()

@@ -1,0 +1,145 @@
+"""Runs of one answer: mostly one; another where Dify has lost what it was thought to have."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from http import HTTPStatus
+
+import structlog
+
+from opendify.auth import Caller
+from opendify.dialogue import Event, Ids, Prompt
+from opendify.dify.apps import App
+from opendify.dify.gateway import Gateway
+from opendify.dify.requests import Told, build
+from opendify.ending import Ending, Spawn
+from opendify.errors import BrokenUpstream, OpenDifyError, Refused
+from opendify.limits import Limits
+from opendify.memory import TURN_SECONDS, Conversation
+from opendify.run import LEAVE_SECONDS, Run, resolve
+from opendify.uploads import Sent, Uploads, start_held
+
+# How many times a run is tried, the repairs included.
+ATTEMPTS = 3
+# Dify's ways of saying that it does not know a conversation, or a file: before a run, or as the reason of one that
+# failed at once.
+UNKNOWN_CONVERSATION = "Conversation Not Exists"
+UNKNOWN_FILE = re.compile(r"(Invalid value for file input '[^']*': )?Invalid upload file")
+
+log = structlog.get_logger("opendify.attempts")
+
+
+class Elsewhere(BrokenUpstream):
+    """Dify began another conversation in silence, because it does not know the one it was told to go on with."""
+
+    def __init__(self) -> None:
+        super().__init__("Dify began another conversation.")
+
+
+class Attempts(Ending):
+    """An answer whose run may take another attempt, as long as nothing was told."""
+
+    def __init__(self, gateway: Gateway, uploads: Uploads, spawn: Spawn, limits: Limits) -> None:
+        super().__init__(gateway, spawn, limits)
+        self._uploads = uploads
+        self._may_have_run = False
+        self._told = False
+
+    async def _runs(
+        self, prompt: Prompt, caller: Caller, conversation: Conversation, app: App
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        """One run; another one where Dify has lost what we thought it has, as long as nothing was told."""
+        for mends_left in reversed(range(ATTEMPTS)):
+            sent, ran_before = Sent([], []), self._may_have_run
+            try:
+                async with aclosing(self._attempt(prompt, caller, conversation, app, sent)) as batches:
+                    async for events in batches:
+                        yield events
+            except (Refused, Elsewhere) as error:
+                if error.should_retry:
+                    self._may_have_run = ran_before
+                if not (mends_left and await self._mended(error, conversation, sent)):
+                    raise
+            except OpenDifyError as error:
+                if error.should_retry:  # which is said only where nothing can have run
+                    self._may_have_run = ran_before
+                raise
+            else:
+                return
+
+    async def _attempt(
+        self, prompt: Prompt, caller: Caller, conversation: Conversation, app: App, sent: Sent
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        told = Told(is_known=conversation.id is not None, instructions=conversation.instructions)
+        resolve_kept, most = self._uploads.kept.resolve, self.limits.files
+        prompt = await resolve_kept(prompt, caller, app, most, is_known=told.is_known)
+        plan = build(prompt, app, most, told)
+        await self._uploads.send(plan, self.user, sent)
+        await asyncio.sleep(min(max(conversation.next_at - time.time(), 0.0), TURN_SECONDS))
+        body = plan.body(self.user, sent.ids, conversation.id)
+        run = self._begin(app)
+        said = run.events(plan.path, body, wanted=lambda: not self._left)
+        async with aclosing(start_held(said) if sent.reused else said) as batches:
+            async for events in batches:
+                if not told.is_known:
+                    if conversation.id is None:
+                        await conversation.begun(run.ids)
+                elif is_elsewhere(run.ids, conversation):
+                    await self._abandon(run, conversation, app)
+                    raise Elsewhere
+                yield events
+
+    async def _abandon(self, run: Run, conversation: Conversation, app: App) -> None:
+        """Stop what Dify began instead of going on, and leave nothing of it."""
+        await self._stop_at_dify(run, self._loop.time() + LEAVE_SECONDS)
+        stray = run.ids.conversation_id
+        if stray and not await conversation.knows(stray):
+            self.spawn(self._forget(app, stray))
+
+    def _begin(self, app: App) -> Run:
+        self._run = run = Run(self._gateway, app, self.limits)
+        self._may_have_run = True
+        resolve(self.sent, None)
+        if self._timer:
+            self._timer.cancel()
+        self._mind_the_time(run)
+        return run
+
+    async def _mended(self, error: OpenDifyError, conversation: Conversation, sent: Sent) -> bool:
+        """Whether another run can go better: in a new conversation, or with its files sent again."""
+        if self._told or self._left:
+            return False
+        if self._timer:
+            self._timer.cancel()
+        if conversation.id and _is_gone(error):
+            await conversation.renew()
+        elif sent.reused and UNKNOWN_FILE.match(error.message):
+            await self._uploads.forget(sent)
+        else:
+            return False
+        if self._left:
+            return False
+        self._run = None
+        return True
+
+    async def _forget(self, app: App, conversation_id: str) -> None:
+        """Delete a conversation that nobody goes on with."""
+        try:
+            await self._gateway.forget(app, self.user, conversation_id)
+        except OpenDifyError as error:
+            log.warning("conversation_not_deleted", app=app.name, problem=error.code)
+
+
+def is_elsewhere(ids: Ids, conversation: Conversation) -> bool:
+    """Whether Dify goes on in another conversation than it was told to."""
+    return ids.conversation_id is not None and ids.conversation_id.lower() != conversation.id
+
+
+def _is_gone(error: OpenDifyError) -> bool:
+    """Whether Dify does not have the conversation that it was told to go on with. It says so before any run."""
+    if isinstance(error, Refused):
+        is_unknown = error.upstream_status == HTTPStatus.NOT_FOUND and error.message.startswith(UNKNOWN_CONVERSATION)
+        return not error.in_stream and (is_unknown or error.upstream_code == "conversation_completed")
+    return isinstance(error, Elsewhere)
