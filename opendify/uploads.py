@@ -70,14 +70,17 @@ class Uploads:
         files = {key: (file.upload, file.param) for file, key in reversed(pairs) if file.upload and key}
         # Of bytes that came ahead nothing stays here: an id that Dify may have forgotten would lose them.
         anew = {key for file, key in pairs if file.ahead}
+        failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {
                     key: group.create_task(self._send(plan.app, user, *file, key, None if key in anew else sent))
                     for key, file in files.items()
                 }
-        except* OpenDifyError as errors:
-            raise errors.exceptions[0] from None
+        except* OpenDifyError as errors:  # what is raised in here, Python 3.11.2 wraps in a group again
+            failure = errors.exceptions[0]
+        if failure:
+            raise failure
         sent.ids = [tasks[key].result() if key else _known(file) for file, key in pairs]
         await self._use_kept(plan, sent)
 
