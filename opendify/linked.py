@@ -1,6 +1,6 @@
 """An answer's events with every link to a file at Dify replaced, wherever it stands."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from msgspec.structs import replace
@@ -19,8 +19,13 @@ class Linked:
         self._make = make
         self._text = self._rewriter()
 
-    def feed(self, events: Iterable[Event]) -> Sequence[Event]:
+    def feed(self, events: Sequence[Event]) -> Sequence[Event]:
         """The events as they are shown."""
+        if len(events) == 1 and isinstance(event := events[0], TextDelta):  # mostly, and then without ado
+            text = self._text.feed(event.text)
+            if text is event.text:
+                return events
+            return [TextDelta(text)] if text else []
         return [shown for event in events for shown in self._shown(event)]
 
     def close(self) -> Sequence[Event]:

@@ -52,8 +52,12 @@ class Presenter:
 
     def feed(self, events: Sequence[Event]) -> Sequence[Event]:
         """What is shown for events that came together. Text passes as it is."""
-        if not self._thinking and all(isinstance(event, PLAIN) for event in events):
-            return events
+        if not self._thinking:
+            for event in events:
+                if not isinstance(event, PLAIN):
+                    break
+            else:
+                return events
         return list(self._placed(self._shown(events)))
 
     # -- what becomes of each kind

@@ -359,3 +359,27 @@ def test_the_check_notices_a_mixed_conversation() -> None:
             await world.do(Step("ann", 0, "continue", "more", "ok", "trimmed", 0))
 
     asyncio.run(live())
+
+
+def step(user: str, deed: str, text: str) -> Step:
+    return Step(user, 0, deed, text, "ok", "trimmed", 0)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [step("ann", "continue", "hi"), step("ann", "crash", "more"), step("ann", "continue", "yes")],
+        [step("ann", "continue", "hi"), step("bob", "continue", "hi"), step("ann", "continue", "more")],
+        [step("ann", "continue", "hi"), step("ann", "abort", "more"), step("ann", "continue", "yes")],
+        [step("ann", "continue", "hi"), step("ann", "named", "more"), step("ann", "continue", "yes")],
+        [step("ann", "continue", "hi"), step("ann", "race", "more"), step("ann", "continue", "yes")],
+    ],
+    ids=["a worker that died", "two who say the same", "a client that left", "a turn by name", "two at once"],
+)
+def test_what_chance_may_not_come_upon(steps: list[Step]) -> None:
+    async def live() -> None:
+        world = World(chat_ids=False)
+        for one in steps:
+            await world.do(one)
+
+    asyncio.run(live())
