@@ -10,14 +10,16 @@ from http import HTTPStatus
 import structlog
 
 from opendify.auth import Caller
+from opendify.conversation import TURN_SECONDS, Conversation
 from opendify.dialogue import Event, Ids, Prompt
 from opendify.dify.apps import App
 from opendify.dify.gateway import Gateway
+from opendify.dify.pauses import Resumed, is_open_question
 from opendify.dify.requests import Told, build
+from opendify.emulation import Emulation, emulation
 from opendify.ending import Ending, Spawn
 from opendify.errors import BrokenUpstream, OpenDifyError, Refused
 from opendify.limits import Limits
-from opendify.memory import TURN_SECONDS, Conversation
 from opendify.run import LEAVE_SECONDS, Run, resolve
 from opendify.uploads import Sent, Uploads, start_held
 
@@ -39,11 +41,16 @@ class Elsewhere(BrokenUpstream):
 
 
 class Attempts(Ending):
-    """An answer whose run may take another attempt, as long as nothing was told."""
+    """An answer whose run may take another attempt, as long as nothing was told; or a silent one after it.
 
-    def __init__(self, gateway: Gateway, uploads: Uploads, spawn: Spawn, limits: Limits) -> None:
+    `secret` is what digests are keyed with.
+    """
+
+    def __init__(self, gateway: Gateway, uploads: Uploads, spawn: Spawn, limits: Limits, secret: str) -> None:
         super().__init__(gateway, spawn, limits)
         self._uploads = uploads
+        self._secret = secret
+        self._emulation: Emulation | None = None
         self._may_have_run = False
         self._told = False
 
@@ -54,33 +61,39 @@ class Attempts(Ending):
         for mends_left in reversed(range(ATTEMPTS)):
             sent, ran_before = Sent([], []), self._may_have_run
             try:
-                async with aclosing(self._attempt(prompt, caller, conversation, app, sent)) as batches:
+                asked, told = await self._asked(prompt, caller, conversation, app)
+                async with aclosing(self._attempt(asked, told, conversation, app, sent)) as batches:
                     async for events in batches:
                         yield events
-            except (Refused, Elsewhere) as error:
-                if error.should_retry:
-                    self._may_have_run = ran_before
-                if not (mends_left and await self._mended(error, conversation, sent)):
-                    raise
             except OpenDifyError as error:
                 if error.should_retry:  # which is said only where nothing can have run
                     self._may_have_run = ran_before
-                raise
+                if not (mends_left and await self._mended(error, conversation, sent)):
+                    raise
             else:
-                return
+                break
+        if self._emulation and self._emulation.repair and not self._left:
+            async with aclosing(self._repaired(self._emulation, conversation, app)) as batches:
+                async for events in batches:
+                    yield events
+
+    async def _asked(self, prompt: Prompt, caller: Caller, conversation: Conversation, app: App) -> tuple[Prompt, Told]:
+        """The prompt in Dify's terms, and how much of it this conversation has yet to be told."""
+        told = Told(is_known=conversation.id is not None, instructions=conversation.instructions)
+        prompt = await self._uploads.kept.resolve(prompt, caller, app, self.limits.files, is_known=told.is_known)
+        self._emulation = emulation(prompt, conversation, app, self._secret)
+        return self._emulation.tell(told) if self._emulation else (prompt, told)
 
     async def _attempt(
-        self, prompt: Prompt, caller: Caller, conversation: Conversation, app: App, sent: Sent
+        self, prompt: Prompt, told: Told, conversation: Conversation, app: App, sent: Sent
     ) -> AsyncGenerator[Sequence[Event], None]:
-        told = Told(is_known=conversation.id is not None, instructions=conversation.instructions)
-        resolve_kept, most = self._uploads.kept.resolve, self.limits.files
-        prompt = await resolve_kept(prompt, caller, app, most, is_known=told.is_known)
-        plan = build(prompt, app, most, told)
+        plan = build(prompt, app, self.limits.files, told)
         await self._uploads.send(plan, self.user, sent)
-        await asyncio.sleep(min(max(conversation.next_at - time.time(), 0.0), TURN_SECONDS))
+        if (seconds := conversation.next_at - time.time()) > 0:
+            await asyncio.sleep(min(seconds, TURN_SECONDS))
         body = plan.body(self.user, sent.ids, conversation.id)
         run = self._begin(app)
-        said = run.events(plan.path, body, wanted=lambda: not self._left)
+        said = run.events(self._gateway.run(app.access, plan.path, body, wanted=lambda: not self._left))
         async with aclosing(start_held(said) if sent.reused else said) as batches:
             async for events in batches:
                 if not told.is_known:
@@ -89,7 +102,24 @@ class Attempts(Ending):
                 elif is_elsewhere(run.ids, conversation):
                     await self._abandon(run, conversation, app)
                     raise Elsewhere
-                yield events
+                yield self._emulation.feed(events) if self._emulation else events
+
+    async def _repaired(
+        self, emulated: Emulation, conversation: Conversation, app: App
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        """A silent run for calls or a form that do not fit. Where it fails, the answer is what there was before."""
+        conversation.follow(self._run.started if self._run and self._run.started else time.time())
+        self._ids_before = self.ids
+        self._forget_run()
+        try:
+            async with aclosing(self._attempt(*emulated.mend(), conversation, app, Sent([], []))) as batches:
+                async for events in batches:
+                    yield events
+        except OpenDifyError as error:
+            log.info("not_repaired", app=app.name, problem=error.code)
+            conversation.doubt()
+        if rest := emulated.close():
+            yield rest
 
     async def _abandon(self, run: Run, conversation: Conversation, app: App) -> None:
         """Stop what Dify began instead of going on, and leave nothing of it."""
@@ -98,8 +128,8 @@ class Attempts(Ending):
         if stray and not await conversation.knows(stray):
             self.spawn(self._forget(app, stray))
 
-    def _begin(self, app: App) -> Run:
-        self._run = run = Run(self._gateway, app, self.limits)
+    def _begin(self, app: App, resumed: Resumed | None = None) -> Run:
+        self._run = run = Run(app, self.limits, resumed)
         self._may_have_run = True
         resolve(self.sent, None)
         if self._timer:
@@ -121,8 +151,14 @@ class Attempts(Ending):
             return False
         if self._left:
             return False
-        self._run = None
+        self._forget_run()
         return True
+
+    def _forget_run(self) -> None:
+        """It is over, and the next one has not been sent: who leaves now leaves nothing at Dify."""
+        if self._timer:
+            self._timer.cancel()
+        self._run = None
 
     async def _forget(self, app: App, conversation_id: str) -> None:
         """Delete a conversation that nobody goes on with."""
@@ -138,8 +174,9 @@ def is_elsewhere(ids: Ids, conversation: Conversation) -> bool:
 
 
 def _is_gone(error: OpenDifyError) -> bool:
-    """Whether Dify does not have the conversation that it was told to go on with. It says so before any run."""
+    """Whether Dify does not go on with the conversation that it was told to. It says so before any run."""
     if isinstance(error, Refused):
         is_unknown = error.upstream_status == HTTPStatus.NOT_FOUND and error.message.startswith(UNKNOWN_CONVERSATION)
-        return not error.in_stream and (is_unknown or error.upstream_code == "conversation_completed")
+        is_gone = not error.in_stream and (is_unknown or error.upstream_code == "conversation_completed")
+        return is_gone or is_open_question(error)
     return isinstance(error, Elsewhere)

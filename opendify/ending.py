@@ -36,6 +36,7 @@ class Ending:
         self.sent: asyncio.Future[None] = self._loop.create_future()
         self.outcome: asyncio.Future[OpenDifyError | None] = self._loop.create_future()
         self._run: Run | None = None
+        self._ids_before: Ids | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._left = False
@@ -43,7 +44,9 @@ class Ending:
     @property
     def ids(self) -> Ids:
         """Dify's names for this answer, as far as they are known."""
-        return self._run.ids if self._run else Ids()
+        if self._run is None:
+            return self._ids_before or Ids()
+        return self._run.ids.after(self._ids_before) if self._ids_before else self._run.ids
 
     def complete(self) -> None:
         """The client has everything."""

@@ -11,6 +11,7 @@ from opendify.fields import (
     BackgroundTasks,
     Citations,
     CitationUrl,
+    ClientTools,
     Conversations,
     Files,
     Progress,
@@ -71,6 +72,7 @@ class AppConfig(_Part):
     system_inputs: tuple[str, ...] = ()
     reasoning: Reasoning = "reasoning_content"
     agent_tools: AgentTools = "tool_calls"
+    client_tools: ClientTools = "emulate"
     citations: Citations = "annotations"
     citation_url: CitationUrl = ""
     progress: Progress = "off"

@@ -225,6 +225,10 @@ class BrokenUpstream(UpstreamError):
         self.upstream_status = upstream_status
 
 
+class StreamLost(BrokenUpstream):
+    """The stream of a run that was under way ended before its end."""
+
+
 class Refused(UpstreamError):
     """Dify's own error. Status, type and code follow from Dify's code and status.
 

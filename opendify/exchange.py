@@ -16,10 +16,10 @@ from urllib.parse import urljoin
 import structlog
 from msgspec.structs import replace
 
-from opendify import background
-from opendify.attempts import Attempts
+from opendify import background, human_input
 from opendify.auth import Caller
 from opendify.background import Task
+from opendify.conversation import Conversation
 from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Usage
 from opendify.dify.apps import App
 from opendify.dify.catalog import Catalog
@@ -27,6 +27,7 @@ from opendify.dify.gateway import Gateway
 from opendify.errors import (
     BrokenUpstream,
     Busy,
+    InvalidRequest,
     OpenDifyError,
     Refused,
     ShutDown,
@@ -36,8 +37,9 @@ from opendify.errors import (
 from opendify.file_proxy import FileProxy
 from opendify.limits import Limits
 from opendify.linked import Linked
-from opendify.memory import Conversation, Memory
+from opendify.memory import Memory
 from opendify.presentation import Presenter, Style
+from opendify.resumes import Resumes
 from opendify.run import LEAVE_SECONDS
 from opendify.uploads import Uploads
 from opendify.users import Users
@@ -137,7 +139,7 @@ async def _wait(tasks: set[asyncio.Task[None]], seconds: float) -> None:
         await asyncio.wait(tasks, timeout=seconds)
 
 
-class Answer(Attempts):
+class Answer(Resumes):
     """One answer under way. Iterate its events once, in one task; everything else may be called from any other.
 
     `sent` is resolved when the run is sent to Dify. `outcome` is resolved once nothing more is to be told: with None
@@ -145,7 +147,7 @@ class Answer(Attempts):
     """
 
     def __init__(self, exchange: Exchange, prompt: Prompt, caller: Caller, base: str) -> None:
-        super().__init__(exchange.gateway, exchange.uploads, exchange.spawn, exchange.limits)
+        super().__init__(exchange.gateway, exchange.uploads, exchange.spawn, exchange.limits, exchange.memory.secret)
         self._exchange = exchange
         self._prompt = prompt
         self._caller = caller
@@ -153,6 +155,7 @@ class Answer(Attempts):
         self.task = background.recognise(caller.task, prompt.turns)
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
+        self._style = Style()
 
     @property
     def reasoning_key(self) -> str:
@@ -190,6 +193,9 @@ class Answer(Attempts):
         if self.task and way.startswith("route:"):
             self.app = app = await self._other_app(app, way.removeprefix("route:"))
         self.limits = exchange.limits.of(app)
+        self._style = style_of(app, prompt)
+        if prompt.tools:
+            self._prompt = prompt = with_tools(prompt, app)
         self.user = exchange.users.of(caller, prompt.user, app)
         if self.task and way == "local" and self.task not in background.WORTH_A_RUN:
             yield await self._answer_here(self.task, app)
@@ -233,10 +239,13 @@ class Answer(Attempts):
 
     async def _answer_in(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
         """Hear what is said, so that the next turn finds this one: known before the client has its last word."""
-        links, presenter = Linked(partial(self._link, app)), Presenter(style_of(app))
+        links, presenter = Linked(partial(self._link, app)), Presenter(self._style)
+        prompt, caller = self._prompt, self._caller
         try:
             await conversation.find()
-            async with aclosing(self._runs(self._prompt, self._caller, conversation, app)) as batches:
+            asked = (prompt, caller, conversation, app)
+            batches = self._resumed(conversation.waits, *asked) if conversation.waits else self._runs(*asked)
+            async with aclosing(batches):
                 async for said in batches:
                     if events := await self._shown(presenter.feed(links.feed(said)), conversation, app):
                         yield events
@@ -253,8 +262,11 @@ class Answer(Attempts):
         """Note what is shown; with the last of it, the conversation can be gone on with."""
         conversation.hear(events)
         self._note(events)
-        if self._run and self.finished and not (self.finished.stopped or self.cut or self._left):
-            await conversation.keep(self._run.ids, self._run.started or time.time())
+        if self.finished and not (self.finished.stopped or self.cut or self._left):
+            if self.finished.asks:
+                conversation.doubt()
+            started = self._run.started if self._run else None
+            await conversation.keep(self.ids, started or time.time())
             return await self._suggested(events, app)
         return events
 
@@ -287,7 +299,22 @@ class Answer(Attempts):
         return [*events[:-1], self.finished]
 
 
-def style_of(app: App) -> Style:
-    """How this app's extras are shown."""
+def with_tools(prompt: Prompt, app: App) -> Prompt:
+    """The prompt with the tools that the app is told of. Raises InvalidRequest where it takes none."""
+    tools = prompt.tools.without(human_input.TOOL) if prompt.tools else None
+    prompt = replace(prompt, tools=tools)
+    if app.config.client_tools == "reject" and prompt.tools:
+        param = "functions" if prompt.tools.legacy else "tools"
+        raise InvalidRequest(f"'{app.name}' takes no tools: leave them out.", param=param)
+    return replace(prompt, tools=None) if app.config.client_tools == "ignore" else prompt
+
+
+def style_of(app: App, prompt: Prompt) -> Style:
+    """How this app's extras are shown.
+
+    A client with tools of its own runs every call that it sees: what the app ran itself is not among them.
+    """
     own = app.config
-    return Style(own.reasoning, own.agent_tools, own.citations, own.citation_url, own.progress)
+    tools = "reasoning" if prompt.tools and own.agent_tools == "tool_calls" else own.agent_tools
+    form_calls = prompt.tools is not None and any(tool.name == human_input.TOOL for tool in prompt.tools.tools)
+    return Style(own.reasoning, tools, own.citations, own.citation_url, own.progress, form_calls)

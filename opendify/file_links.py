@@ -5,7 +5,6 @@ whoever has the link can open that one file until it expires, and read nothing i
 """
 
 import binascii
-import hashlib
 import hmac
 import posixpath
 import re
@@ -22,8 +21,10 @@ from opendify.dialogue import Ids
 from opendify.dify.apps import Access, App
 from opendify.dify_links import DifyFile, dify_file, is_file_path
 from opendify.errors import LinkExpired, NoSuchLink
+from opendify.users import access_key
 
 ROUTE: Final = "/v1/dify-files"
+PURPOSE: Final = "dify-files"
 HOUR: Final = 3600
 NAME_CHARS: Final = 80
 ENDING_CHARS: Final = 16
@@ -81,7 +82,7 @@ class FileLinks:
         """What one of our links says. Raises NoSuchLink or LinkExpired."""
         data = _decoded(token)
         access = self._accesses.get(data[:ID_BYTES])
-        opened = _opened(self._key(access), data[ID_BYTES:]) if access else None
+        opened = _opened(access_key(self._secret, access, PURPOSE), data[ID_BYTES:]) if access else None
         if access is None or opened is None:
             raise NoSuchLink
         try:
@@ -95,11 +96,7 @@ class FileLinks:
         return Link(access, note)
 
     def _sealed(self, access: Access, note: Note) -> str:
-        return _encoded(bytes.fromhex(access.id) + _closed(self._key(access), _encode(note)))
-
-    def _key(self, access: Access) -> bytes:
-        """By HASH_SECRET, else by the app's own Dify key, as for all digests that belong to an app."""
-        return hashlib.sha256(f"{self._secret or access.key}\n{access.id}\ndify-files".encode()).digest()
+        return _encoded(bytes.fromhex(access.id) + _closed(access_key(self._secret, access, PURPOSE), _encode(note)))
 
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode

@@ -18,7 +18,7 @@ SECRET_BYTES: Final = 32
 # Chat programs fill such places in; one that is left over says that they had nothing to put there.
 PLACEHOLDER: Final = re.compile(r"\{\{[^{}]*\}\}")
 
-Sent: TypeAlias = Mapping[bytes, Sequence[str]]
+SentHeaders: TypeAlias = Mapping[bytes, Sequence[str]]
 
 log = structlog.get_logger("opendify.headers")
 
@@ -68,7 +68,7 @@ class Introduction:
             task=_task(sent, self._names.task),
         )
 
-    def _user(self, caller: Caller, sent: Sent) -> str | None:
+    def _user(self, caller: Caller, sent: SentHeaders) -> str | None:
         """A token that is there has to verify: nothing weaker stands in for it."""
         if self._secret and (tokens := sent.get(USER_TOKEN)):
             if len(tokens) > 1:
@@ -76,7 +76,7 @@ class Introduction:
             return verified_user(tokens[0], self._secret)
         return self._trusted(caller, sent, self._names.user)
 
-    def _trusted(self, caller: Caller, sent: Sent, names: Sequence[bytes]) -> str | None:
+    def _trusted(self, caller: Caller, sent: SentHeaders, names: Sequence[bytes]) -> str | None:
         if caller.trusted:
             return _first(sent, names)
         if caller.name not in self._distrusted and not sent.keys().isdisjoint(names):
@@ -90,7 +90,7 @@ def _text(value: bytes) -> str:
     return value.strip(b" \t").decode("utf-8", "surrogateescape")
 
 
-def _first(sent: Sent, names: Iterable[bytes]) -> str | None:
+def _first(sent: SentHeaders, names: Iterable[bytes]) -> str | None:
     """The value of the first of these headers that holds one. Raises InvalidRequest where it is there with two."""
     for name in names:
         values = {value for value in sent.get(name, ()) if value and not PLACEHOLDER.search(value)}
@@ -101,7 +101,7 @@ def _first(sent: Sent, names: Iterable[bytes]) -> str | None:
     return None
 
 
-def _task(sent: Sent, names: Sequence[bytes]) -> str | None:
+def _task(sent: SentHeaders, names: Sequence[bytes]) -> str | None:
     """The task's name. An empty header is a word too: Open WebUI's, that a person asks."""
     is_empty = any("" in sent.get(name, ()) for name in names)
     return _first(sent, names) or ("" if is_empty else None)

@@ -1,8 +1,8 @@
 """A dialogue -> the keyed digest of its state. One way, so that no text outlives its request.
 
 What clients send back of an answer is not what they were sent, byte by byte: it was trimmed, its thinking was folded
-away or rewrapped, runs of tools were added or left out. All of that is normalised away. What people wrote counts as it
-is, but for white space at its ends.
+away or rewrapped, runs of the app's tools were added or left out. All of that is normalised away. What people wrote
+counts as it is, but for white space at its ends; so do calls of the client's own tools, and what came of them.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from opendify.dialogue import Attachment, Event, FileOut, TextDelta, TextReplaced, Turn
+from opendify.client_tools.reading import canonical
+from opendify.dialogue import Attachment, Event, FileOut, Paused, TextDelta, TextReplaced, ToolCall, Turn
 from opendify.links import markdown
 from opendify.thinking import ThinkSplitter
 
@@ -102,28 +103,40 @@ class Chain:
 
     def __init__(self, key: bytes) -> None:
         self._hash = hashlib.blake2b(key=key, digest_size=DIGEST_BYTES)
+        self._last = b""
+        self._repeats = False
         self.answered = False
 
     def add(self, turns: Sequence[Turn]) -> None:
-        """Go on with these turns; instructions and what tools said belong to nobody's side of the dialogue."""
+        """Go on with these turns; instructions and what the app ran belong to nobody's side of the dialogue."""
         for turn in turns:
             if turn.role == "user":
                 self.asked(turn)
             elif turn.role == "assistant":
-                self.answer(answer_digest(turn.text))
+                self.answer(answer_digest(turn.text), map(call_digest, turn.asked))
+            elif turn.is_spent:
+                self._repeats = True
+            elif turn.role == "tool":
+                self._hash.update(b"r" + _digest_of(turn))
 
     def asked(self, turn: Turn) -> None:
         """What a user said and attached."""
+        self._repeats = False
         if turn.text.strip() or turn.attachments:
-            parts = (turn.text.strip(), *map(_content, turn.attachments))
-            digests = b"".join(_digest(part) for part in parts)
-            self._hash.update(b"u" + _digest(digests))
+            self._hash.update(b"u" + _digest_of(turn))
 
-    def answer(self, digest: bytes) -> None:
-        """An answer, by its digest; one without visible text is none."""
-        if digest:
+    def answer(self, digest: bytes, calls: Iterable[bytes] = ()) -> None:
+        """An answer, by the digests of its text and its calls; one without either is none.
+
+        Who sends results of what the app has run itself is told the same answer again: it counts once.
+        """
+        if digest and not (self._repeats and digest == self._last):
             self.answered = True
+            self._last = digest
             self._hash.update(b"a" + digest)
+        for call in calls:
+            self.answered = True
+            self._hash.update(b"c" + call)
 
     def state(self) -> str:
         """The name of the state reached."""
@@ -131,10 +144,12 @@ class Chain:
 
 
 class Listener:
-    """Hears an answer as its client will show it, for its digest."""
+    """Hears an answer as its client will show it, for its digest. `paused`: it ends with a question to a person."""
 
     def __init__(self) -> None:
         self._answer = AnswerDigest()
+        self._calls: list[bytes] = []
+        self.paused: Paused | None = None
 
     def hear(self, events: Iterable[Event]) -> None:
         """The next events."""
@@ -144,13 +159,28 @@ class Listener:
                     self._answer.hear(text)
                 case FileOut():
                     self._answer.hear(markdown(event))
+                case ToolCall():
+                    self._calls.append(call_digest(event))
+                case Paused():
+                    self.paused = event
                 case TextReplaced(text=text):
                     self._answer = AnswerDigest()
                     self._answer.hear(text)
 
-    def digest(self) -> bytes:
-        """Of all that was heard."""
-        return self._answer.digest()
+    def tell(self, chain: Chain) -> None:
+        """Go on with what was heard; nothing can follow."""
+        chain.answer(self._answer.digest(), self._calls)
+
+
+def call_digest(call: ToolCall) -> bytes:
+    """The digest of a call of one of the client's tools."""
+    return _digest(f"{call.name} {canonical(call.arguments)}")
+
+
+def _digest_of(turn: Turn) -> bytes:
+    """The digest of what somebody said and attached."""
+    parts = (turn.text.strip(), *map(_content, turn.attachments))
+    return _digest(b"".join(_digest(part) for part in parts))
 
 
 def _content(attachment: Attachment) -> str:

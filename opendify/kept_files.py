@@ -21,17 +21,17 @@ from opendify.dialogue import Ahead, Attachment, Prompt, Turn
 from opendify.dify.apps import MEGABYTE, App
 from opendify.dify.transcript import newest
 from opendify.errors import Busy, FileNotFound, InvalidRequest, OpenDifyError, RequestTooLarge
-from opendify.memory import DAY
 from opendify.store import Store
-from opendify.users import readable
+from opendify.users import as_bytes, readable
 
 MINUTE: Final = 60.0
+DAY: Final = 24 * 60 * MINUTE
 ID: Final = re.compile(r"file-[0-9a-f]{32}")
 # What a waiting file counts beside its bytes, so that tiny ones are bounded as well.
 OVERHEAD_BYTES: Final = 1024
 
 
-class Record(Struct):
+class KeptFile(Struct):
     """What is kept of a file; times are epoch seconds. `extension` is the one that Dify sees.
 
     `app_id` is None while the bytes wait here for the first chat. With one, `upload_id` is Dify's id of the file,
@@ -109,13 +109,13 @@ class KeptFiles:
 
     def key(self, caller: Caller, user: str | None, file_id: str) -> str:
         """Where the record is. The id is part of the digest's key: it is as hard to guess as any secret."""
-        secret = hashlib.sha256(_bytes(f"{self._secret}\n{file_id}")).digest()
-        digest = hashlib.blake2b(_bytes(f"{file_id}\n{readable(caller, user)}"), key=secret, digest_size=16)
+        secret = hashlib.sha256(as_bytes(f"{self._secret}\n{file_id}")).digest()
+        digest = hashlib.blake2b(as_bytes(f"{file_id}\n{readable(caller, user)}"), key=secret, digest_size=16)
         return f"opendify:file:{digest.hexdigest()}"
 
     # -- the client's side: send, look, delete
 
-    async def put(self, key: str, record: Record, data: bytes | None = None) -> Record:
+    async def put(self, key: str, record: KeptFile, data: bytes | None = None) -> KeptFile:
         """Keep a new record, with the `data` of a file that waits. Raises RequestTooLarge or Busy."""
         if data is not None:
             self.waiting.put(key, data)
@@ -125,9 +125,9 @@ class KeptFiles:
             raise _Full("Files cannot be remembered at the moment: try again later.")
         return kept
 
-    async def get(self, key: str) -> Record:
+    async def get(self, key: str) -> KeptFile:
         """The record. Raises FileNotFound, or Busy where nobody can tell."""
-        if record := await self._store.get(key, Record):
+        if record := await self._store.get(key, KeptFile):
             return record
         raise self._missing(None)
 
@@ -157,7 +157,7 @@ class KeptFiles:
 
     async def used(self, ahead: Ahead, app: App, upload_id: str) -> None:
         """A run is about to use it: its time begins anew, and its bytes are not needed any more."""
-        record = await self._store.get(ahead.key, Record)
+        record = await self._store.get(ahead.key, KeptFile)
         if record is None:  # deleted meanwhile
             return
         if await self._renew(ahead.key, replace(record, app_id=app.access.id, upload_id=upload_id), self._seconds):
@@ -165,13 +165,13 @@ class KeptFiles:
 
     async def lost(self, key: str) -> None:
         """Dify does not have it any more."""
-        if record := await self._store.get(key, Record):
+        if record := await self._store.get(key, KeptFile):
             await self._renew(key, replace(record, upload_id=None), self._waiting_seconds)
 
     async def _found(self, attachment: Attachment, prompt: Prompt, caller: Caller, app: App) -> Attachment:
         file_id = attachment.file_id or ""
         key = self.key(caller, prompt.user, file_id)
-        record = await self._store.get(key, Record) if ID.fullmatch(file_id) else None
+        record = await self._store.get(key, KeptFile) if ID.fullmatch(file_id) else None
         if record is None:
             raise self._missing(attachment.param)
         ahead = Ahead(key, record.upload_id, None if record.app_id else self.waiting.get(key))
@@ -184,13 +184,13 @@ class KeptFiles:
             return Busy("The files sent ahead cannot be looked up just now; try again in a moment.", param=param)
         return FileNotFound(param) if param else FileNotFound()
 
-    async def _renew(self, key: str, record: Record, seconds: float) -> Record | None:
+    async def _renew(self, key: str, record: KeptFile, seconds: float) -> KeptFile | None:
         """Keep it for so long from now on; None where that did not go well."""
         record = replace(record, expires_at=int(time.time() + seconds))
         return record if await self._store.put(key, record, seconds) else None
 
 
-def _check_usable(record: Record, ahead: Ahead, app: App, param: str) -> None:
+def _check_usable(record: KeptFile, ahead: Ahead, app: App, param: str) -> None:
     """Raise InvalidRequest naming the part, with what its client can do."""
     if record.is_lost:
         message, code = "Dify does not have this file any more: upload it again.", "file_lost"
@@ -219,7 +219,3 @@ class _Full(Busy):
 
     should_retry = False
     retry_after = None
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -6,45 +6,32 @@ turn. Every doubt ends the same way: a new conversation that is told the whole d
 """
 
 import asyncio
-import hashlib
 import re
 import time
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, Protocol
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from opendify.auth import Caller
-from opendify.dialogue import Event, Ids, Prompt, Turn
+from opendify.conversation import Conversation, Record, Rules, Waits, after
+from opendify.dialogue import Event, Ids, Paused, Prompt
 from opendify.dify.apps import App
-from opendify.dify.transcript import answered, continues_reply, instructions
+from opendify.dify.transcript import answered, continues_reply
 from opendify.errors import ConversationBusy, ConversationNotFound
-from opendify.history import DIGEST_BYTES, Chain, Listener
+from opendify.history import Listener
+from opendify.hold import Hold
+from opendify.human_input import open_form
+from opendify.scope import Scope
 from opendify.store import Store
-from opendify.users import digest_key
 
 DAY: Final = 24 * 3600.0
-# Dify orders turns by whole seconds: one that follows within its predecessor's second may come before it.
-TURN_SECONDS: Final = 1.0
-# A worker that dies keeps a conversation to itself for this long; one that lives says so more often.
-HOLD_SECONDS: Final = 90.0
-RENEW_SECONDS: Final = 30.0
 # A store that is away at the end of a turn is told later, this often.
 SETTLE_SECONDS: Final = (1.0, 3.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 # A longer dialogue is digested beside the event loop.
 LONG_CHARS: Final = 200_000
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-class Record(Struct):
-    """What is kept of a conversation. `next_at`: when its next turn may start, epoch seconds."""
-
-    state: str | None = None
-    system: str | None = None
-    message_id: str | None = None
-    next_at: float = 0.0
 
 
 class Pointer(Struct):
@@ -59,98 +46,6 @@ class Owner(Protocol):
     async def owns(self, app: App, user: str, conversation_id: str, /) -> bool: ...
 
 
-class Scope:
-    """One end user behind one key, at one app: nothing is ever looked up across."""
-
-    def __init__(self, secret: str, app: App, caller: Caller, user: str) -> None:
-        names = msgspec.json.encode((caller.name, user))
-        self._key = hashlib.blake2b(names, key=digest_key(secret, app)).digest()
-
-    def key(self, kind: str, name: str) -> str:
-        """The store's key for something of this user's."""
-        return f"opendify:{kind}:{self._digest(f'{kind}:{name}')}"
-
-    def chain(self) -> Chain:
-        """A dialogue's state, from its beginning."""
-        return Chain(self._key)
-
-    def system(self, turns: Sequence[Turn]) -> str | None:
-        """The digest of the instructions, None without any."""
-        text = instructions(turns)
-        return self._digest(f"system:{text}") if text else None
-
-    def _digest(self, text: str) -> str:
-        return hashlib.blake2b(
-            text.encode("utf-8", "surrogatepass"), key=self._key, digest_size=DIGEST_BYTES
-        ).hexdigest()
-
-
-class Conversation:
-    """The conversation of one answer: none that is kept, a new one, or a known one.
-
-    `id` is Dify's, None for a new one. `instructions`: whether the system text goes with this turn.
-    `next_at`: this turn may not start before, epoch seconds.
-    """
-
-    id: str | None = None
-    instructions = True
-    next_at = 0.0
-
-    async def find(self) -> None:
-        """Look for it, and take it for this turn."""
-
-    async def begun(self, ids: Ids) -> None:
-        """The run has its ids: nobody else goes on with what it has begun."""
-
-    def hear(self, events: Iterable[Event]) -> None:
-        """Take in what the answer says."""
-
-    async def renew(self) -> None:
-        """Dify does not know it any more: begin a new one."""
-
-    async def knows(self, conversation_id: str) -> bool:  # noqa: ARG002 (for those that are kept)
-        """Whether it is one that we remember."""
-        return False
-
-    async def keep(self, ids: Ids, started: float) -> None:
-        """The answer is complete, and Dify's history holds it. `started` is epoch seconds."""
-
-    async def release(self, ids: Ids, *, ran: bool) -> None:
-        """The answer did not end well: nothing continues its conversation. One that never ran changed nothing."""
-
-
-class Hold:
-    """One turn's hold on a conversation, said again and again until it ends."""
-
-    def __init__(self, store: Store, key: str) -> None:
-        self._store = store
-        self._key = key
-        self._token = uuid.uuid4().hex
-        self._renewing: asyncio.Task[None] | None = None
-
-    async def take(self) -> bool | None:
-        """Whether it is ours now; None where nobody can tell."""
-        taken = await self._store.claim(self._key, self._token, HOLD_SECONDS)
-        if taken:
-            self._renewing = asyncio.create_task(self._renew())
-        return taken
-
-    async def is_ours(self) -> bool:
-        """Whether it still is."""
-        return await self._store.claims(self._key, self._token)
-
-    async def give_up(self) -> bool:
-        """Let others go on; whether they can."""
-        if self._renewing:
-            self._renewing.cancel()
-        return await self._store.unclaim(self._key, self._token)
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            await self._store.renew_claim(self._key, self._token, HOLD_SECONDS)
-
-
 class Kept(Conversation):
     """A conversation that later turns can find."""
 
@@ -161,7 +56,9 @@ class Kept(Conversation):
         self._turns = prompt.turns
         self._named = (caller.conversation_id or prompt.conversation_id or "").lower()
         self._chat_id = caller.chat_id
-        self._system = self._said_before = None if app.system_input else scope.system(prompt.turns)
+        self._system = None if app.system_input else scope.system(prompt.turns)
+        self._noted = Record(system=self._system)
+        self._told: dict[Rules, str | None] = {}
         self._by_history = app.config.conversations == "auto"
         self._is_reply = continues_reply(prompt.turns)
         self._exact = not self._is_reply
@@ -186,7 +83,7 @@ class Kept(Conversation):
         Raises ConversationNotFound or ConversationBusy.
         """
         await self._digest_history()
-        if self._named:
+        if self._named and self._app.converses:
             await self._take(self._named)
         elif self._is_follow_up and self._exact:
             for kind, name in self._pointers(self._before):
@@ -241,27 +138,40 @@ class Kept(Conversation):
 
     async def _begin(self, conversation_id: str, record: Record) -> bool:
         """From now on, until the answer is complete, nothing else continues the conversation."""
-        system = self._system or record.system
-        told = Record(None, system, record.message_id, record.next_at)
-        if not await self._put(conversation_id, told):
+        noted = replace(record, state=None, system=self._system or record.system)
+        if not await self._put(conversation_id, noted):
             return False
-        self.id, self._taken = conversation_id, record
+        self.id, self._taken, self._noted = conversation_id, record, noted
         self.instructions = self._system is not None and self._system != record.system
-        self.next_at, self._said_before = record.next_at, system
+        self.next_at, self.salt, self.waits = record.next_at, record.salt, record.waits
+        self.submitted = record.waits.submitted if record.waits else ()
         return True
 
     # -- one answer
+
+    def lacks(self, kind: Rules, text: str) -> bool:
+        """Whether its history has been told something else than this of the kind, or nothing."""
+        known: str | None = getattr(self._noted, kind)
+        return self._scope.told(kind, text) != known
+
+    def tell(self, kind: Rules, text: str) -> None:
+        """This turn tells it; that counts once the answer is complete."""
+        self._told[kind] = self._scope.told(kind, text)
 
     async def begun(self, ids: Ids) -> None:
         """The run has its ids: nobody else goes on with what it has begun."""
         if self.id is None and ids.conversation_id:
             self.id = ids.conversation_id
             await self._take_hold(self.id)
-            await self._put(self.id, Record(None, self._said_before))
+            await self._put(self.id, self._noted)
 
     def hear(self, events: Iterable[Event]) -> None:
         """Take in what the answer says."""
         self._listener.hear(events)
+
+    def doubt(self) -> None:
+        """What Dify's history holds of this turn may not be what the client was told."""
+        self._exact = False
 
     async def renew(self) -> None:
         """Dify does not know it any more: begin a new one. Raises ConversationNotFound where that would lose turns."""
@@ -269,7 +179,8 @@ class Kept(Conversation):
             await self._store.delete(self._key(self.id))
         await self._let_go()
         self.id, self.instructions, self.next_at, self._taken = None, True, 0.0, None
-        self._said_before = self._system
+        self.salt, self.waits = None, None
+        self._noted = Record(system=self._system)
         if not self._is_follow_up:
             raise ConversationNotFound
         self._exact = not self._is_reply
@@ -280,19 +191,47 @@ class Kept(Conversation):
 
     async def keep(self, ids: Ids, started: float) -> None:
         """The answer is complete: the next turn can find it under the state it has reached."""
-        if not self.id:
+        if paused := self._listener.paused:
+            self.waits = self._waiting(paused, ids)
+        if not self._app.converses:
+            await self._keep_run()
+        if not self.id or self._settled:
             return
         self._chain.add(self._turns[self._split :])
-        self._chain.answer(self._listener.digest())
+        self._listener.tell(self._chain)
         is_ours = bool(self._holds) and await self._holds[-1].is_ours()
         state = self._chain.state() if self._exact and is_ours else None
-        record = Record(state, self._said_before, ids.message_id, started + TURN_SECONDS)
+        record = replace(
+            self._noted,
+            state=state,
+            message_id=ids.message_id,
+            next_at=after(started),
+            salt=self.salt,
+            waits=self.waits,
+            **self._told,
+        )
         if not await self._put(self.id, record):
             return
         pointers = self._pointers(state) if state else []
         pointing = [self._point(kind, name) for kind, name in pointers]
         await asyncio.gather(*pointing, self._unpoint())
         self._settled = await self._let_go()
+
+    def _waiting(self, paused: Paused, ids: Ids) -> Waits | None:
+        form = open_form(paused.forms)
+        if not ids.workflow_run_id:
+            return None
+        return Waits(ids.workflow_run_id, form.token if form else None, self.submitted, paused.spoken)
+
+    async def _keep_run(self) -> None:
+        """A workflow converses only while its run waits for a person: then the run has the conversation's place."""
+        if self.waits and self.id is None:
+            self.id = self.waits.run_id
+            await self._take_hold(self.id)
+        elif self.id and not self.waits:
+            await self._unpoint()
+            await self._store.delete(self._key(self.id))
+            self._settled = await self._let_go()
 
     async def release(self, ids: Ids, *, ran: bool) -> None:
         """The answer did not end well: nothing continues its conversation. One that never ran changed nothing.
@@ -309,7 +248,7 @@ class Kept(Conversation):
 
     async def _settle(self, *, ran: bool) -> bool:
         if self.id and ran:
-            record = Record(None, self._said_before, None, time.time() + TURN_SECONDS)
+            record = replace(self._noted, message_id=None, next_at=after(time.time()), waits=self.waits)
             if not await self._put(self.id, record):
                 return False
         elif self.id and self._taken and not await self._put(self.id, self._taken):
@@ -359,7 +298,7 @@ class Memory:
 
     def conversation(self, prompt: Prompt, app: App, caller: Caller, user: str) -> Conversation:
         """The prompt's, still to be found."""
-        if not app.converses or app.config.conversations == "off":
+        if app.config.conversations == "off" or not (app.converses or app.mode == "workflow"):
             return Conversation()
         return Kept(self, prompt, app, caller, user)
 

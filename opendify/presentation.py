@@ -10,17 +10,24 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
+from opendify import human_input
+from opendify.client_tools.answer import new_id
 from opendify.dialogue import (
     Citation,
     Cited,
     Event,
+    Finished,
+    Paused,
     Progress,
     ReasoningDelta,
     Started,
     TextDelta,
+    ToolCall,
     ToolResult,
     ToolRun,
 )
+from opendify.human_input import shown
+from opendify.links import target
 
 Reasoning: TypeAlias = Literal["reasoning_content", "reasoning", "inline", "drop"]
 AgentTools: TypeAlias = Literal["tool_calls", "reasoning", "off"]
@@ -33,13 +40,17 @@ PLAIN: Final = (TextDelta, Started)
 
 
 class Style(Struct, frozen=True):
-    """The settings of one app. `citation_url` is a template with the fields of a Citation in braces."""
+    """The settings of one app. `citation_url` is a template with the fields of a Citation in braces.
+
+    `form_calls`: forms for a person are calls of the client's tool for them.
+    """
 
     reasoning: Reasoning = "reasoning_content"
     agent_tools: AgentTools = "tool_calls"
     citations: Citations = "annotations"
     citation_url: str = ""
     progress: ProgressShown = "off"
+    form_calls: bool = False
 
 
 class Presenter:
@@ -49,6 +60,7 @@ class Presenter:
         self._style = style
         self._thinking = False
         self._mid_line = False
+        self._asked = False
 
     def feed(self, events: Sequence[Event]) -> Sequence[Event]:
         """What is shown for events that came together. Text passes as it is."""
@@ -76,6 +88,10 @@ class Presenter:
                     yield self._line(f"{event.title}{': done' if event.done else ''}")
                 case Cited():
                     yield from self._cited(event)
+                case Paused():
+                    yield from self._form(event)
+                case Finished() if self._asked:
+                    yield replace(event, reason="tool_calls")
                 case ReasoningDelta(text=text):
                     self._mid_line = not text.endswith("\n")
                     yield event
@@ -88,6 +104,16 @@ class Presenter:
         line = line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}..."
         begin, self._mid_line = ("\n" if self._mid_line else ""), False
         return ReasoningDelta(f"{begin}{line}\n")
+
+    def _form(self, paused: Paused) -> Iterator[Event]:
+        """What a person is asked, for people or for a program; and that they are."""
+        if self._style.form_calls and human_input.open_form(paused.forms):
+            self._asked = True
+            yield ToolCall(new_id(), human_input.TOOL, shown.call_arguments(paused.forms))
+        else:
+            begin = "\n\n" if paused.spoken else ""
+            yield TextDelta(begin + shown.markdown(paused.forms))
+        yield paused
 
     def _cited(self, cited: Cited) -> Iterator[Event]:
         style = self._style
@@ -136,16 +162,9 @@ PLACES: Final = ("dataset_id", "dataset_name", "document_id", "document_name", "
 
 def footnotes(citations: Sequence[Citation]) -> str:
     """The sources as Markdown, at the end of the text."""
-    lines = (f"{number}. [{_name(citation)}]({_target(citation)})" for number, citation in enumerate(citations, 1))
-    return "\n\n---\n" + "\n".join(lines)
+    return "\n\n---\n" + "\n".join(f"{number}. {_link(citation)}" for number, citation in enumerate(citations, 1))
 
 
-def _name(citation: Citation) -> str:
-    return " ".join(citation.title.replace("[", "(").replace("]", ")").split())
-
-
-def _target(citation: Citation) -> str:
-    return f"<{quote(citation.url or '', safe=_URL_CHARS)}>"
-
-
-_URL_CHARS: Final = ":/?#@!$&'*+,;=%-._~"
+def _link(citation: Citation) -> str:
+    name = " ".join(citation.title.replace("[", "(").replace("]", ")").split())
+    return f"[{name}]({target(citation.url or '')})"

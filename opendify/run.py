@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any
 
 import structlog
@@ -12,9 +12,9 @@ from opendify import sse
 from opendify.dialogue import Event, Failed, Ids, Started
 from opendify.dify.apps import App
 from opendify.dify.events import Malformed
-from opendify.dify.gateway import Gateway
+from opendify.dify.pauses import Resumed
 from opendify.dify.reader import Reader
-from opendify.errors import BrokenUpstream, OpenDifyError, from_failed
+from opendify.errors import BrokenUpstream, OpenDifyError, StreamLost, from_failed
 from opendify.limits import Limits
 
 # How long a run is still read when nobody waits for more of it, and how long a chatflow's end may lag behind.
@@ -24,13 +24,13 @@ log = structlog.get_logger("opendify.run")
 
 
 class Run:
-    """One request to Dify and its stream. `identified` is resolved once it can be stopped, or never will be.
+    """One run at Dify, or the rest of one that is `resumed`, and its stream.
 
+    `identified` is resolved once it can be stopped, or never will be.
     `waiting_since`: since when Dify has been silent, in the loop's seconds; None while nobody waits for it.
     """
 
-    def __init__(self, gateway: Gateway, app: App, limits: Limits) -> None:
-        self._gateway = gateway
+    def __init__(self, app: App, limits: Limits, resumed: Resumed | None = None) -> None:
         self._app = app
         self._answer_chars = limits.answer_chars
         self._loop = asyncio.get_running_loop()
@@ -40,6 +40,7 @@ class Run:
             output=app.config.output,
             moderated=app.moderated,
             progress=app.config.progress != "off",
+            resumed=resumed,
         )
         self.identified: asyncio.Future[None] = self._loop.create_future()
         self.sent_at = self._loop.time()
@@ -52,14 +53,14 @@ class Run:
         return self.reader.ids
 
     async def events(
-        self, path: str, body: bytes, *, wanted: Callable[[], bool]
+        self, opened: AbstractAsyncContextManager[AsyncIterator[bytes]]
     ) -> AsyncGenerator[Sequence[Event], None]:
         """What the run says, the events of one network read together. What was said before a failure comes before it.
 
-        Raises UpstreamError: why it never began, how it failed, or that its end is missing.
+        Raises UpstreamError: why it never began, how it failed, or that its end is missing (StreamLost).
         """
         try:
-            async with self._gateway.run(self._app.access, path, body, wanted=wanted) as stream:
+            async with opened as stream:
                 async with aclosing(self._read(stream)) as batches:
                     async for events in batches:
                         yield events
@@ -77,7 +78,7 @@ class Run:
                 if failure:
                     raise failure
         if not self.reader.done and not self.reader.closing:
-            raise BrokenUpstream("Dify ended the answer in the middle.")
+            raise StreamLost("Dify ended the answer in the middle.")
         if events := self.reader.close():
             yield events
 
@@ -113,10 +114,15 @@ class Run:
                 resolve(self.identified, None)
         if self.reader.told > self._answer_chars:
             return (), BrokenUpstream(f"The answer is longer than {self._answer_chars} characters.")
-        if events and isinstance(failed := events[-1], Failed):
-            # A start that is followed by failure at once is nothing to tell.
-            return [event for event in events if not isinstance(event, Started | Failed)], from_failed(failed)
-        return events, failure
+        told, failed = parted(events)
+        return told, failed or failure
+
+
+def parted(events: Sequence[Event]) -> tuple[Sequence[Event], OpenDifyError | None]:
+    """The events, and the failure that they end with: a start that is followed by it at once is nothing to tell."""
+    if events and isinstance(failed := events[-1], Failed):
+        return [event for event in events if not isinstance(event, Started | Failed)], from_failed(failed)
+    return events, None
 
 
 def resolve(future: "asyncio.Future[Any]", value: object) -> None:

@@ -26,6 +26,7 @@ from opendify.fields import (
     CacheUrl,
     Citations,
     CitationUrl,
+    ClientTools,
     Conversations,
     Count,
     Days,
@@ -51,7 +52,7 @@ TABLES: Final = frozenset(("keys", "apps"))
 # What an app may say for itself, else it is said for all.
 WAYS: Final = (
     *("conversations", "background_tasks", "system_inputs"),
-    *("reasoning", "agent_tools", "citations", "citation_url", "progress", "suggestions", "files"),
+    *("reasoning", "agent_tools", "client_tools", "citations", "citation_url", "progress", "suggestions", "files"),
 )
 
 
@@ -166,6 +167,9 @@ class Settings(BaseSettings):
     )
     agent_tools: AgentTools = Field(
         "tool_calls", description="how runs of an app's own tools are told: tool_calls, reasoning or off"
+    )
+    client_tools: ClientTools = Field(
+        "emulate", description="what becomes of tools that a client declares: emulate, ignore or reject"
     )
     citations: Citations = Field("annotations", description="how sources are told: annotations, footnotes, both or off")
     citation_url: CitationUrl = Field(

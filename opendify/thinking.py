@@ -141,12 +141,6 @@ class ThinkSplitter:
         return start, end, len(text)
 
 
-def without_thinking(text: str) -> str:
-    """What is shown of a whole answer."""
-    splitter = ThinkSplitter()
-    return "".join(piece for thinking, piece in (*splitter.feed(text), *splitter.close()) if not thinking)
-
-
 def _edge(text: str, start: int, end: int) -> int:
     """Where the white space before `end` begins."""
     start = max(start, end - _MAX_EDGE)

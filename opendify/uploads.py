@@ -18,7 +18,7 @@ from opendify.dify.files import PlannedFile, Upload, as_upload, extension_of, pl
 from opendify.dify.gateway import Gateway
 from opendify.dify.requests import RunPlan
 from opendify.errors import OpenDifyError, Refused
-from opendify.kept_files import KeptFiles, Record
+from opendify.kept_files import KeptFile, KeptFiles
 from opendify.store import Store
 from opendify.users import digest_key
 
@@ -92,7 +92,7 @@ class Uploads:
             else:
                 await self._store.delete(key)
 
-    async def keep(self, file: NewFile, key: str, app: App | None, user: str) -> Record:
+    async def keep(self, file: NewFile, key: str, app: App | None, user: str) -> KeptFile:
         """Take a file that comes ahead, for the record `key`: to its app, or to wait here for one.
 
         Raises InvalidRequest, RequestTooLarge, Busy or UpstreamError.
@@ -167,8 +167,8 @@ def _known(file: PlannedFile) -> str | None:
     return file.ahead.upload_id if file.ahead else None
 
 
-def _record(file: NewFile, upload: Upload) -> Record:
-    return Record(
+def _record(file: NewFile, upload: Upload) -> KeptFile:
+    return KeptFile(
         filename=file.name,
         extension=extension_of(upload.name),
         mime_type=upload.mime_type,

@@ -9,7 +9,7 @@ import jwt
 import structlog
 
 from opendify.auth import Caller
-from opendify.dify.apps import App
+from opendify.dify.apps import Access, App
 from opendify.errors import InvalidUserToken
 
 USER_CHARS: Final = 255
@@ -62,12 +62,17 @@ def readable(caller: Caller, user: str | None) -> str:
     name = f"{caller.name}:{named}"
     if len(name) <= USER_CHARS and not _UNFIT.search(name):
         return name
-    return f"{caller.name}#{hashlib.sha256(_bytes(named)).hexdigest()}"
+    return f"{caller.name}#{hashlib.sha256(as_bytes(named)).hexdigest()}"
+
+
+def access_key(secret: str, access: Access, *purpose: str) -> bytes:
+    """The key of what belongs to an app: by HASH_SECRET, else by the app's own Dify key. Each purpose has its own."""
+    return hashlib.sha256("\n".join((secret or access.key, access.id, *purpose)).encode()).digest()
 
 
 def digest_key(secret: str, app: App) -> bytes:
-    """The key of every digest that belongs to an app: by HASH_SECRET, else by the app's own Dify key."""
-    return hashlib.sha256(f"{secret or app.access.key}\n{app.access.id}".encode()).digest()
+    """The key of every digest that belongs to an app."""
+    return access_key(secret, app.access)
 
 
 class Users:
@@ -83,8 +88,9 @@ class Users:
         if not self._hashed:
             return name
         secret = self._secret or app.access.key
-        return hmac.new(secret.encode(), _bytes(name), hashlib.sha256).hexdigest()
+        return hmac.new(secret.encode(), as_bytes(name), hashlib.sha256).hexdigest()
 
 
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")
+def as_bytes(text: str) -> bytes:
+    """Any text: what JSON brings may hold half a surrogate pair, which is no UTF-8."""
+    return text.encode("utf-8", "surrogatepass")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from opendify.background import NOT_ANSWERED, QUERY_CHARS, TITLE_COLUMNS, Task, answer, recognise
+from opendify.background import Task, answer, recognise
+from opendify.background.replies import NOT_ANSWERED, QUERY_CHARS, TITLE_COLUMNS
 from opendify.dialogue import Attachment, Role, Turn
 
 FIXTURES = sorted((Path(__file__).parent / "background").glob("*.json"))
@@ -169,11 +170,11 @@ def back_end_reads_the_last_object(text: str) -> Any:
 
 def front_end_reads(text: str) -> Any:
     """Open WebUI 0.12.4, src/lib/apis/index.ts: titles and tags asked for by hand."""
-    return back_end_reads(text.translate({ord(quote): '"' for quote in "'‘’`"}))  # noqa: RUF001
+    return back_end_reads(text.translate({ord(quote): '"' for quote in "'‘’`"}))  # noqa: RUF001  what Open WebUI replaces
 
 
 READERS = [back_end_reads, back_end_reads_the_last_object, front_end_reads]
-SUGGESTIONS = ["Isn't it {odd}?", "", 'Say "hi"', " \n", "它喜欢哪种土？"]  # noqa: RUF001
+SUGGESTIONS = ["Isn't it {odd}?", "", 'Say "hi"', " \n", "它喜欢哪种土？"]  # noqa: RUF001  a question in Chinese
 
 
 @pytest.mark.parametrize("read_answer", READERS)

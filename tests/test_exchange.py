@@ -343,7 +343,7 @@ async def test_a_client_that_leaves_while_its_turn_waits_for_its_second(monkeypa
 
 
 async def test_a_lost_conversation_is_begun_anew_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     talk = Talk()
     await talk.read(talk.turn(SAY, END))
     talk.gone.append("c-1")
@@ -362,7 +362,7 @@ async def test_a_404_without_a_conversation_is_a_failure_at_once() -> None:
 
 
 async def test_another_conversation_than_asked_for_is_stopped_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     talk = Talk()
     await talk.read(talk.turn(SAY, END))
     other = frame("message", answer="Other").replace(b"c-1", b"c-2")
@@ -375,7 +375,7 @@ async def test_another_conversation_than_asked_for_is_stopped_and_deleted(monkey
 
 
 async def test_a_turn_that_took_too_long_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     talk = Talk()
     await talk.read(talk.turn(SAY, END))
     await talk.read(talk.turn(SAY, 5.0, turns=then("more"), limits=Limits(silence=0.05)))
@@ -395,7 +395,7 @@ async def test_what_a_run_says_of_itself_is_no_reason_for_another(
     failure: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has begun, and may have done something."""
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     talk = Talk()
     await talk.read(talk.turn(SAY, END))
     await talk.read(talk.turn(failure, turns=then("more")))
@@ -404,7 +404,7 @@ async def test_what_a_run_says_of_itself_is_no_reason_for_another(
 
 async def test_a_failed_run_before_one_that_was_refused_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal that changes nothing does not undo what the run before it did."""
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     talk = Talk()
     await talk.read(talk.turn(SAY, END))
     answer = talk.turn(turns=then("more"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendify.dialogue import Attachment, Event, FileOut, Ids, Started, TextDelta, TextReplaced, ToolCall, Turn
+from opendify.dialogue import RUN_ID, Attachment, Event, FileOut, Ids, Started, TextDelta, TextReplaced, ToolCall, Turn
 from opendify.history import PIECE_CHARS, AnswerDigest, Chain, Listener, answer_digest
 
 KEY = b"k" * 32
@@ -24,6 +24,12 @@ def said(text: str, *attachments: Attachment) -> Turn:
 
 def told(text: str, *calls: ToolCall) -> Turn:
     return Turn(role="assistant", text=text, calls=calls)
+
+
+def heard(listener: Listener) -> str:
+    chain = Chain(KEY)
+    listener.tell(chain)
+    return chain.state()
 
 
 def picture(**content: str) -> Attachment:
@@ -88,26 +94,63 @@ def test_a_listener_hears_what_the_client_will_show() -> None:
     events: list[Event] = [Started(Ids()), TextDelta("one"), file]
     listener = Listener()
     listener.hear(events)
-    assert listener.digest() == answer_digest("one\n\n![a.png](<http://dify/files/1>)")
+    assert heard(listener) == state(told("one\n\n![a.png](<http://dify/files/1>)"))
     listener = Listener()
     listener.hear([*events, TextReplaced("no"), TextDelta("pe")])
-    assert listener.digest() == answer_digest("nope")
+    assert heard(listener) == state(told("nope"))
 
 
 # -- dialogues
 
 
 def test_the_same_dialogue_has_the_same_state() -> None:
-    call = ToolCall("c", "clock", "{}")
+    call = ToolCall(f"{RUN_ID}c", "clock", "{}")
     assert state(said("hi"), told("yes"), said("go")) == state(
         Turn(role="system", text="Be brief."),
         said(" hi\n"),
         told("", call),
-        Turn(role="tool", text="noon"),
+        Turn(role="tool", text="noon", call_id=call.id),
         told("\nyes ", call),
         said(""),
         said("go"),
     )
+
+
+WEATHER = ToolCall("c1", "weather", '{"city": "Ulm", "days": 2}')
+RESULT = Turn(role="tool", text="rain", call_id="c1")
+
+
+def test_calls_of_the_client_count_however_they_are_written() -> None:
+    again = ToolCall("c2", "weather", '{"days":2.0,"city":"\\u0055lm"}')
+    expected = state(said("hi"), told("", WEATHER), RESULT, told("It rains."))
+    assert expected == state(said("hi"), told(" ", again), Turn(role="tool", text="rain\n"), told("It rains."))
+    listener = Listener()
+    listener.hear([Started(Ids()), again])
+    assert heard(listener) == state(told("", WEATHER))
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (said("hi"), told("", ToolCall("c1", "weather", '{"city": "Bonn", "days": 2}')), RESULT),
+        (said("hi"), told("", ToolCall("c1", "climate", WEATHER.arguments)), RESULT),
+        (said("hi"), told("", WEATHER), Turn(role="tool", text="sun", call_id="c1")),
+        (said("hi"), told("", WEATHER, WEATHER), RESULT),
+        (said("hi"), told("I look.", WEATHER), RESULT),
+        (said("hi"), RESULT),
+    ],
+)
+def test_other_calls_and_results_are_another_dialogue(turns: tuple[Turn, ...]) -> None:
+    assert state(*turns) != state(said("hi"), told("", WEATHER), RESULT)
+
+
+def test_an_answer_that_is_told_again_counts_once() -> None:
+    run = ToolCall(f"{RUN_ID}1", "clock", "{}")
+    noon = Turn(role="tool", text="noon", call_id=run.id)
+    once = state(said("hi"), told("It is noon."))
+    assert state(said("hi"), told("It is noon.", run), noon, told("It is noon.")) == once
+    assert state(said("hi"), told("It is noon.", run), noon, told("Midnight.")) != once
+    assert state(said("hi"), told("It is noon."), told("It is noon.")) != once
 
 
 @pytest.mark.parametrize(

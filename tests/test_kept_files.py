@@ -12,7 +12,7 @@ from opendify.dialogue import Ahead, Attachment, Prompt, Turn
 from opendify.dify.apps import Access, App
 from opendify.entries import AppConfig
 from opendify.errors import Busy, FileNotFound, InvalidRequest, OpenDifyError, RequestTooLarge
-from opendify.kept_files import ID, OVERHEAD_BYTES, KeptFiles, Record, Waiting, new_id
+from opendify.kept_files import ID, OVERHEAD_BYTES, KeptFile, KeptFiles, Waiting, new_id
 from opendify.store import Store
 
 TEAM = Caller("team")
@@ -47,10 +47,10 @@ class Notes(Store):
         return self.works
 
 
-def record(**more: Any) -> Record:
+def record(**more: Any) -> KeptFile:
     """A record of notes."""
     values: dict[str, Any] = {"filename": "notes.txt", "extension": ".txt", "mime_type": "text/plain", "size": 5}
-    return Record(**(values | {"purpose": "x", "created_at": 1} | more))
+    return KeptFile(**(values | {"purpose": "x", "created_at": 1} | more))
 
 
 async def keep(kept: KeptFiles, caller: Caller = TEAM, user: str | None = None, **more: Any) -> str:

@@ -317,7 +317,7 @@ def _seen(text: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     monkeypatch.setattr("opendify.memory.SETTLE_SECONDS", (0.0,) * 9)
     monkeypatch.setattr("opendify.ending.LEAVE_SECONDS", 1.0)
 

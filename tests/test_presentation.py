@@ -120,6 +120,12 @@ def test_citations(style: dict[str, Any], expected: list[Event]) -> None:
     assert shown([cited(SOURCE, LINKED)], **style) == expected
 
 
+def test_a_footnote_leads_where_its_source_says() -> None:
+    source = Citation(title="a", url="http://[::1]:8080/it_(novel)?a=[1]>\n")
+    (note, _) = shown([cited(source)], citations="footnotes")
+    assert note == TextDelta("\n\n---\n1. [a](<http://[::1]:8080/it_(novel)?a=[1]%3E%0A>)")
+
+
 def test_the_address_of_a_source_without_one() -> None:
     (event,) = shown(
         [cited(SOURCE)], citation_url="https://c.example.com/{dataset_id}?doc={document_id}&s={segment_id}"

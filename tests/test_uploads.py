@@ -15,7 +15,7 @@ from opendify.dify.files import PlannedFile, Upload
 from opendify.dify.requests import RunPlan
 from opendify.entries import AppConfig
 from opendify.errors import InvalidRequest, Refused, Unreachable
-from opendify.kept_files import KeptFiles, Record
+from opendify.kept_files import KeptFile, KeptFiles
 from opendify.store import Store
 from opendify.uploads import NewFile, Sent, Uploads, app_for, start_held
 
@@ -85,7 +85,7 @@ class Sending:
 
     async def record(self, key: str, **more: Any) -> None:
         """A record of a file sent ahead."""
-        await self.uploads.kept.put(key, Record("a.txt", ".txt", "text/plain", 1, "x", 1, **more))
+        await self.uploads.kept.put(key, KeptFile("a.txt", ".txt", "text/plain", 1, "x", 1, **more))
 
 
 async def test_all_at_once_and_links_not_at_all() -> None:

@@ -1,7 +1,5 @@
-"""Tools of the client, and answers in JSON, on any chat app: asked for in the prompt, found again in the text.
+"""Tools of the client, and answers in JSON, on any app: asked for in the prompt, found again in the text.
 
-    declared.py   Tools, ToolChoice, Format: what a request declares, in nobody's vocabulary
-    wire.py       OpenAI's `tools`, `tool_choice`, `functions`, `response_format` -> those, or a 400 naming the field
     schemas.py    JSON schemas of strangers: are they any, and does a value fit
     tags.py       the tags around calls and results, with their nonce; what is done to look-alikes
     texts.py      every sentence that the app is told

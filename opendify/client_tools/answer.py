@@ -6,12 +6,11 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from opendify.client_tools import texts
-from opendify.client_tools.declared import Tool, Tools
 from opendify.client_tools.reading import Asked, calls_in, compact
 from opendify.client_tools.scanner import MAX_BLOCK, After, Block, CallScanner, Said
 from opendify.client_tools.schemas import Schema, schema_of
 from opendify.client_tools.tags import Tags
-from opendify.dialogue import ToolCall
+from opendify.dialogue import Tool, ToolCall, Tools
 
 Piece: TypeAlias = str | ToolCall
 
@@ -70,10 +69,14 @@ class ToolAnswer:
             problems = [misfit.problem for misfit in self._misfits[:MAX_PROBLEMS]]
             self.repair = texts.repair(problems, self._tools, self._tags, called=self.called > 0)
             self._first = self._refused()
-            self._scanner, self._misfits, self._withheld = CallScanner(self._tags), [], _Withheld()
+            self.forget()
         elif self._first is not None and not self.called:
             pieces += self._last_resort(self._first)
         return pieces
+
+    def forget(self) -> None:
+        """What was said since the repair was asked for does not count: the app broke off."""
+        self._scanner, self._misfits, self._withheld = CallScanner(self._tags), [], _Withheld()
 
     def _is_wanting(self) -> bool:
         return bool(self._misfits) or (self._tools.choice.kind == "required" and not self.called)

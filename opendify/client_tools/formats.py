@@ -3,9 +3,9 @@
 from typing import Any, Final, NamedTuple
 
 from opendify.client_tools import texts
-from opendify.client_tools.declared import Format
 from opendify.client_tools.reading import compact, documents_in, tidy
 from opendify.client_tools.schemas import schema_of
+from opendify.dialogue import Format
 
 # Longer answers are handed over as they are: to look into them takes too long.
 MAX_CHECKED: Final = 1024 * 1024

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from opendify.client_tools.declared import Format, Tool, Tools
 from opendify.client_tools.tags import Tags
+from opendify.dialogue import Format, Tool, Tools
 
 MAX_NAMED: Final = 32
 MAX_TOLD: Final = 4096
@@ -45,6 +45,10 @@ _JSON_OBJECT: Final = """\
 # Form of the reply
 
 Reply with one JSON object and nothing else: no words before or after it, no code fence."""
+ANY_FORM: Final = """\
+# Form of the reply
+
+From now on, reply in any form: it need not be JSON any more."""
 _JSON_SCHEMA: Final = """\
 # Form of the reply
 

@@ -16,19 +16,19 @@ _UNNAMED: Final = "unknown"
 _NAME: Final = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 
 
-def told(
-    turns: Sequence[Turn], call_ids: Sequence[str | None], tags: Tags, *, rules: str = "", note: str = "", again: bool
-) -> tuple[Turn, ...]:
-    """The dialogue without calls of its own: they and their results are text, everybody's text is neutralised.
+def told(turns: Sequence[Turn], tags: Tags, *, note: str = "", again: bool) -> tuple[Turn, ...]:
+    """The dialogue without calls of the client: they and their results are text, everybody's text is neutralised.
 
-    `call_ids` match `turns`: what each result answers. `rules` become instructions, a `note` stands at the end of what
-    is asked. `again`: whether further calls may follow the newest results.
+    A `note` stands at the end of what is asked. `again`: whether further calls may follow the newest results.
     """
-    turns = tuple(_merged(turns, call_ids, tags, again=again))
-    if note:
-        place = _asking(turns)
-        turns = (*turns[:place], replace(turns[place], text=_with(turns[place].text, note)), *turns[place + 1 :])
-    return (Turn(role="system", text=rules), *turns) if rules else turns
+    turns = tuple(_merged(turns, tags, again=again))
+    return noted(turns, note) if note else turns
+
+
+def noted(turns: Sequence[Turn], note: str) -> tuple[Turn, ...]:
+    """The dialogue with a note at the end of what is asked."""
+    place = _asking(turns)
+    return (*turns[:place], replace(turns[place], text=_with(turns[place].text, note)), *turns[place + 1 :])
 
 
 def calls(said: Sequence[ToolCall], tags: Tags) -> str:
@@ -36,20 +36,20 @@ def calls(said: Sequence[ToolCall], tags: Tags) -> str:
     return "\n".join(tags.call(tags.neutralise(_as_asked(call))) for call in said)
 
 
-def results(said: Sequence[ToolCall], found: Sequence[tuple[str | None, str | None, str]], tags: Tags) -> list[str]:
+def results(said: Sequence[ToolCall], found: Sequence[Turn], tags: Tags) -> list[str]:
     """The results of the calls of one answer, in their order, then those of unknown calls.
 
-    `found` are ids, names and texts of results, in any order; of several for one call the last counts. What has no id
+    What was `found` may stand in any order; of several results of one call the last counts. One without an id
     (`functions` had none) belongs to the call of its name.
     """
     answers: dict[int, str] = {}
     others: list[tuple[str | None, str]] = []
-    for call_id, name, text in found:
-        place = _place(said, call_id, name)
+    for turn in found:
+        place = _place(said, turn.call_id, turn.name)
         if place is None:
-            others.append((name, text))
+            others.append((turn.name, turn.text))
         else:
-            answers[place] = text
+            answers[place] = turn.text
     known = [(call.name, answers.get(place, NO_RESULT)) for place, call in enumerate(said)]
     return [tags.result(text, number, _name(name)) for number, (name, text) in enumerate([*known, *others], start=1)]
 
@@ -59,30 +59,31 @@ def _place(said: Sequence[ToolCall], call_id: str | None, name: str | None) -> i
     return next(fits, None)
 
 
-def _merged(turns: Sequence[Turn], call_ids: Sequence[str | None], tags: Tags, *, again: bool) -> Iterator[Turn]:
-    """The turns, those of tools that follow one another as one."""
+def _merged(turns: Sequence[Turn], tags: Tags, *, again: bool) -> Iterator[Turn]:
+    """The turns, those of tools that follow one another as one. What the app has run itself stays as it is."""
     asked: Sequence[ToolCall] = ()
-    run: list[tuple[Turn, str | None]] = []
-    for turn, call_id in zip(turns, call_ids, strict=True):
-        if turn.role == "tool":
-            run.append((turn, call_id))
+    run: list[Turn] = []
+    for turn in turns:
+        if turn.role == "tool" and not turn.is_spent:
+            run.append(turn)
             continue
         if run:
             yield _answered(asked, run, tags, again=False)
             asked, run = (), []
-        if turn.role == "assistant" and turn.calls:
-            asked = turn.calls
-            yield replace(turn, text=_with(tags.neutralise(turn.text), calls(turn.calls, tags)), calls=())
+        text = tags.neutralise(turn.text)
+        if turn.role == "assistant" and turn.asked:
+            asked = turn.asked
+            ran = tuple(call for call in turn.calls if call.has_run)
+            yield replace(turn, text=_with(text, calls(asked, tags)), calls=ran)
         else:
-            yield replace(turn, text=tags.neutralise(turn.text))
+            yield replace(turn, text=text)
     if run:
         yield _answered(asked, run, tags, again=again)
 
 
-def _answered(asked: Sequence[ToolCall], run: Sequence[tuple[Turn, str | None]], tags: Tags, *, again: bool) -> Turn:
-    blocks = results(asked, [(call_id, turn.name, turn.text) for turn, call_id in run], tags)
-    attached = tuple(item for turn, _ in run for item in turn.attachments)
-    return Turn(role="tool", text=texts.results(blocks, tags, again=again), attachments=attached)
+def _answered(asked: Sequence[ToolCall], run: Sequence[Turn], tags: Tags, *, again: bool) -> Turn:
+    attached = tuple(item for turn in run for item in turn.attachments)
+    return Turn(role="tool", text=texts.results(results(asked, run, tags), tags, again=again), attachments=attached)
 
 
 def _asking(turns: Sequence[Turn]) -> int:

@@ -178,10 +178,13 @@ class Api:
         if not call.app.is_flow:
             raise refuse(400, "not_workflow_app", checks.WRONG_MODE)
         run = self.known_run(call, run_id)
-        if (form := self.form_of(run)) and form.answer:
+        form = self.form_of(run)
+        is_old = bool(form and form.tells_old())
+        if form and form.answer and not is_old:
             for _ in form.rest:
                 pass  # nobody subscribed: the worker went on alone
-        told: Json = run.finished or {"status": run.status, "outputs": {}, "created_at": run.message.created_at}
+        status = "paused" if form and form.kind == "stale" and is_old else run.status
+        told: Json = run.finished or {"status": status, "outputs": {}, "created_at": run.message.created_at}
         known: Json = {"id": run.run_id, "workflow_id": run.app.workflow_id, **dict.fromkeys(("error", "finished_at"))}
         known |= {"total_steps": 0, "total_tokens": 0, "elapsed_time": 0.0, **told}
         return answer({key: known[key] for key in RUN_KEYS} | {"inputs": json.dumps(run.inputs)})
@@ -194,8 +197,8 @@ class Api:
         return run
 
     def form_of(self, run: Run) -> Form | None:
-        """The form a run waits for, or waited for."""
-        return next((form for form in self.state.forms.values() if form.flow.run is run), None)
+        """The form a run waits for, or waited for last."""
+        return next((form for form in reversed(self.state.forms.values()) if form.flow.run is run), None)
 
     def events(self, call: AppCall, run_id: str) -> Telling:
         """`GET /workflow/{id}/events`: the end of a finished run, or what a paused one does next."""
@@ -217,10 +220,13 @@ class Api:
             return iter([b"data: " + spaced(keys | {"data": run.finished}, end="\n\n")])
         if form is None:
             return iter([PING])
-        snapshot: Iterator[Frame] = iter(())
-        if params.get("include_state_snapshot") == "true" and form.answer is None:
-            snapshot = form.flow.snapshot(form)
-        return chain((PING,), snapshot, form.rest)
+        if params.get("include_state_snapshot") != "true":
+            return chain((PING,), form.rest)
+        is_paused = form.answer is None
+        if not is_paused and not form.tells_old():
+            return chain((PING,), form.rest)
+        snapshot = form.flow.snapshot(form)  # which ends with the pause, unless it is to stay open
+        return chain((PING,), snapshot, form.rest if params.get("continue_on_pause") == "true" else ())
 
     # -- human input ------------------------------------------------------
 

@@ -41,6 +41,7 @@ class FlowEvents:
         self.steps = steps
         self.done = 0
         self.exceptions = 0
+        self.asked_before = 0
         self.reasoning = ""
         self.answer = ""
         self.outputs: Json = {}

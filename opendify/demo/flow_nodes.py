@@ -217,15 +217,17 @@ class FlowNodes(FlowEvents):
         yield self.paused(form)
 
     def after_human(self, form: Form) -> Iterator[Frame]:
-        """The human's node ends, a last one says what came of it, and the flow ends as usual."""
+        """The human's node ends, and another one says what came of it."""
         filled = form.answer or {"inputs": {}, "action": ""}
         node = Node("human", "human-input", "Ask human")
         yield self.open(node)
         yield self.close(node, outputs={**filled["inputs"], "__action_id": filled["action"]})
         node = Node("llm2", "llm", "LLM 2")
         yield self.open(node)
-        text = f"{'Approved' if filled['action'] == 'approve' else 'Rejected'}: {filled['inputs'].get('note', '')}"
-        self.run.said = [text]
-        yield from self.say(text, "llm2", "text")
+        result, note = "Approved" if filled["action"] == "approve" else "Rejected", filled["inputs"].get("note", "")
+        self.run.said = [f"{result}: {note}"]
+        yield from self.say(f"{result}: ", "llm2", "text")
+        if form.kind == "lost":
+            yield Break("eof")
+        yield from self.say(str(note), "llm2", "text")
         yield self.close(node, **self.model_result())
-        yield from self.finish() if self.run.is_workflow else self.reply()

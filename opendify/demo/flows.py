@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from itertools import chain
 
 from opendify.demo import chat
 from opendify.demo.apps import SampleApp
@@ -78,7 +79,10 @@ class Flow(FlowNodes):
 
     def human(self) -> Iterator[Frame]:
         """The form is known to the server before anybody hears of it."""
-        form = Form(self, f"Please review: {self.run.text}\n\nNote: {{{{#$output.note#}}}}")
+        kind = self.run.script.words["PAUSE"].arg
+        content = f"Please review: {self.run.text}\n\nNote: {{{{#$output.note#}}}}"
+        form = Form(self, content, "" if self.asked_before else kind)
+        self.asked_before += 1
         self.run.state.forms[form.token] = form
         yield from self.asked(form)
 
@@ -138,7 +142,19 @@ class Flow(FlowNodes):
         while form.answer is None:
             yield Until(form.submitted)
         yield self.workflow_started("resumption")
-        yield from self.guarded(self.after_human(form))
+        if form.kind == "unresumable" and self.run.is_workflow:
+            yield self.workflow_finished("stopped", "Stopped by user.", {})
+            self.run.status, self.run.finished = "running", None  # which its detail says for ever
+            return
+        yield from self.guarded(chain(self.after_human(form), self.last(form)))
+
+    def last(self, form: Form) -> Iterator[Frame]:
+        """The flow ends as usual, or a human is asked again."""
+        if form.kind == "twice":
+            yield from self.say("\n", "llm2", "text")
+            yield from self.human()
+        else:
+            yield from self.finish() if self.run.is_workflow else self.reply()
 
     def snapshot(self, form: Form) -> Iterator[Frame]:
         """What a late subscriber of a paused run is told first; its keys come in another order."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from opendify.demo.told_tools import nonce, results, written
 from opendify.demo.wire import Json
 from opendify.demo.words import SPOKEN, Script, Word
 
@@ -99,6 +100,11 @@ class Prompt:
         """Prompt tokens, roughly: words."""
         return sum(len(str(part).split()) for message in self.messages for part in message["content"])
 
+    def texts(self, *roles: str) -> list[str]:
+        """The texts of the messages of these roles, all if none are named, oldest first."""
+        messages = [message for message in self.messages if not roles or message["role"] in roles]
+        return [part for message in messages for part in message["content"] if isinstance(part, str)]
+
     def described(self) -> str:
         """What DESCRIBE says."""
         params = {"temperature": 0.5, "max_tokens": 512}
@@ -149,18 +155,25 @@ def _echo(word: Word, _: Prompt) -> Iterator[Step]:
     yield from map(Text, CHUNK.findall(word.arg))
 
 
+def _call(word: Word, prompt: Prompt) -> Iterator[Step]:
+    told = nonce(prompt.texts())
+    yield from map(Text, written(json.loads(word.arg), told) if told else ("no ", "tools ", "here"))
+
+
 def _count(word: Word, default: float) -> float:
     return word.numbers[0] if word.numbers else default
 
 
 SPEAKERS: dict[str, Callable[[Word, Prompt], Iterator[Step]]] = {
     "HANG": _hang, "THINK": _think, "DESCRIBE": _describe, "LONG": _long, "SLOW": _slow, "BIG": _big, "CJK": _cjk,
-    "SAY": _say, "ECHO": _echo,
+    "SAY": _say, "ECHO": _echo, "CALL": _call,
 }  # fmt: skip
 
 
 def steps(script: Script, prompt: Prompt, asked: str, delay: float = 0.0) -> Iterator[Step]:
     """What the model does, step by step; `delay` seconds before each piece of its answer."""
+    if script.mends:
+        script = Script.mending(reversed(prompt.texts("user")))
     if "ERROR_START" in script:
         yield Failure(script.words["ERROR_START"].arg)
         return
@@ -197,7 +210,13 @@ def _spoken(script: Script, prompt: Prompt, asked: str, call: ToolCall | None) -
     for name in said:
         yield from SPEAKERS[name](script.words[name], prompt)
     if not call and "EMPTY" not in script and set(said) <= {"HANG"}:
-        yield from map(Text, CHUNK.findall(_friendly(asked)))
+        yield from map(Text, CHUNK.findall(_reply(asked)))
+
+
+def _reply(asked: str) -> str:
+    """What the model says without words."""
+    found = results(asked)
+    return f"The tools say: {'; '.join(found)}." if found else _friendly(asked)
 
 
 def _friendly(asked: str) -> str:

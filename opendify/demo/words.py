@@ -15,14 +15,24 @@ What it says, in this order, whatever their order in the line:
     CJK            characters that break careless readers: line separators, emoji, quotes, escapes
     SAY:"..."      exactly this JSON string; SAY:["a","b"] exactly these pieces; words inside are not read
     ECHO:x         says x, which goes to the end of the line and includes any words in it
+    CALL:JSON      calls tools that the prompt tells of (emulated ones): JSON is {"name": ..., "arguments": {...}} or a
+                   list of these; a JSON string stands between the tags as it is. "no tools here" if none are told
     EMPTY          nothing
+
+MEND:JSON says what the model does if its reply is refused and it is asked to mend it (such a request is never read for
+words): it says a JSON string, and calls tools for anything else, like CALL. Without the word it cannot do better.
+
+Calls and earlier answers hold no words. A result of a tool does if its text begins with one, so that a result like
+CALL:{...} makes the model call again; otherwise the model says what the tools say.
 
 What happens around it:
 
     TOOL, TOOL2    agents look at the clock first, once or twice
     BADTOOL        ... and the tool does not exist
     ASKHUMAN       the New Agent asks a human and waits
-    PAUSE          flows stop for a human to fill in a form (1.16)
+    PAUSE[:KIND]   flows stop for a human to fill in a form (1.16). KIND: files, twice, email (which has no token),
+                   expired, lost (the stream after the submit ends too early), stale (the server is behind for a
+                   moment after it), unresumable (released 1.16.1 stops workflows instead)
     FILE[:KIND]    the app makes a picture; the classic agent calls a tool for it. KIND: html, svg, txt, big (32 MiB)
     CITE           knowledge was looked up: `retriever_resources`
     TTS            the answer is also spoken
@@ -55,17 +65,21 @@ early, `silence` stops sending, `pingforever` only pings, `garbage` is a broken 
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-SPOKEN = ("HANG", "THINK", "DESCRIBE", "LONG", "SLOW", "BIG", "CJK", "SAY", "ECHO")
+from opendify.demo.told_tools import CALL, RESULT, before_repair, brings_results, split
+
+SPOKEN = ("HANG", "THINK", "DESCRIBE", "LONG", "SLOW", "BIG", "CJK", "SAY", "ECHO", "CALL")
 """The words that make the text, in the order in which they are said."""
 
 KNOWN = frozenset(SPOKEN) | {  # the other words act on the run, not on the text
     "EMPTY", "TOOL", "TOOL2", "BADTOOL", "ASKHUMAN", "PAUSE", "FILE", "CITE", "TTS", "TWO", "OUTPUTS_ONLY",
     "JSONOUT", "RETRY", "EXTRAS", "REPLACE", "REPLACE_PREFIX", "FINISH_LENGTH", "FINISH", "NOUSAGE", "STOPPED",
-    "FAIL", "PARTIAL", "ERROR_START", "ERROR_MID", "FAULT",
+    "FAIL", "PARTIAL", "ERROR_START", "ERROR_MID", "FAULT", "MEND",
 }  # fmt: skip
+ANSWER = re.compile(r"^## Assistant\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+CANNOT = "I cannot do better."
 WORD = re.compile(r"(?<![\w“])(?P<name>[A-Z][A-Z0-9_]+)(?::(?P<arg>[\w-]+))?(?P<numbers>(?: \d+(?:\.\d+)?){0,2})(?!\w)")
 
 
@@ -80,9 +94,10 @@ class Word:
 
 @dataclass(frozen=True)
 class Script:
-    """The words the model obeys, by name; of equal ones the last."""
+    """The words the model obeys, by name; of equal ones the last. `mends`: it is asked to mend its last reply."""
 
     words: dict[str, Word] = field(default_factory=dict)
+    mends: bool = False
 
     def __contains__(self, name: str) -> bool:
         return name in self.words
@@ -94,11 +109,36 @@ class Script:
 
     @classmethod
     def read(cls, text: str) -> "Script":
-        """The words on the last line that has any."""
-        for line in reversed(text.split("\n")):
-            if words := {word.name: word for word in _words(line.rstrip("\r"))}:
-                return cls(words)
-        return cls()
+        """The words on the last line that has any; calls asked for before the newest message are long made."""
+        if before_repair(text) != text:
+            return cls(mends=True)
+        before, newest = split(text)
+        words = _last(newest)
+        if not words and not brings_results(newest):
+            words = _last(before)
+            words = {} if words.keys() & {"CALL", "MEND"} else words
+        return cls(words)
+
+    @classmethod
+    def mending(cls, asked: Iterable[str]) -> "Script":
+        """What the newest words say for the case that the reply is refused; `asked` is newest first."""
+        words = next((words for text in asked if (words := _last(before_repair(text)))), {})
+        arg = words["MEND"].arg if "MEND" in words else json.dumps(CANNOT)
+        name = "CALL" if arg.startswith(("{", "[")) else "SAY"
+        return cls({name: Word(name, arg)})
+
+
+def _last(text: str) -> dict[str, Word]:
+    """The words on the last line that has any."""
+    told = RESULT.sub(_command, CALL.sub("", ANSWER.sub("", text)))
+    lines = (_words(line.rstrip("\r")) for line in reversed(told.split("\n")))
+    return next((words for line in lines if (words := {word.name: word for word in line})), {})
+
+
+def _command(result: re.Match[str]) -> str:
+    """The first line of a tool's result, if it begins with a word."""
+    begun = WORD.match(result["text"])
+    return result["text"].split("\n")[0] if begun and begun["name"] in KNOWN else ""
 
 
 def _words(line: str) -> Iterator[Word]:
@@ -106,10 +146,10 @@ def _words(line: str) -> Iterator[Word]:
     while found := WORD.search(line, position):
         position = found.end()
         name = found["name"]
-        if name in {"SAY", "ECHO"}:
+        if name in {"SAY", "ECHO", "CALL", "MEND"}:
             if line[found.end("name") :].startswith(":"):
                 position = found.end("name") + 1
-                value, position = _literal(line, position) if name == "SAY" else (line[position:], position)
+                value, position = (line[position:], position) if name == "ECHO" else _literal(line, position)
                 yield Word(name, value)
         elif name in KNOWN:
             name = "FINISH_LENGTH" if name == "FINISH" else name

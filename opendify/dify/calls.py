@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from opendify.dialogue import Event, ToolResult, ToolRun
+from opendify.dialogue import RUN_ID, Event, ToolResult, ToolRun
 
 # So many calls of one answer are told, and so many characters of what goes into each and of what comes out.
 MAX_CALLS: Final = 200
@@ -38,7 +38,7 @@ class Calls:
 
 def id_of_call(source: object, number: int = 1) -> str:
     """The id of a call, by Dify's id of what tells it; `number` where that tells several."""
-    stem = f"call_{_FOREIGN.sub('', str(source))[:64]}"
+    stem = f"{RUN_ID}{_FOREIGN.sub('', str(source))[:64]}"
     return stem if number == 1 else f"{stem}_{number}"
 
 

@@ -63,9 +63,10 @@ class MessageFile(Struct, tag_field="event", tag="message_file"):
 
 
 class MessageReplace(Struct, tag_field="event", tag="message_replace"):
-    """The whole text anew, from output moderation."""
+    """The whole text anew, from output moderation; in a flow without a `reason` it is the text of a snapshot."""
 
     answer: str | None = ""
+    reason: str | None = None
 
 
 class Metadata(Struct):
@@ -194,8 +195,16 @@ class WorkflowFinished(Struct, tag_field="event", tag="workflow_finished"):
     data: Run
 
 
+class HumanInputRequired(Struct, tag_field="event", tag="human_input_required"):
+    """A form that the run is about to wait for. What it holds is read with patience: see `pauses`."""
+
+    data: Raw = Raw(b"null")
+
+
 class WorkflowPaused(Struct, tag_field="event", tag="workflow_paused"):
-    """The run waits for a person."""
+    """The run waits for a person; `reasons` repeat the forms."""
+
+    data: Raw = Raw(b"null")
 
 
 class Error(Struct, tag_field="event", tag="error"):
@@ -208,7 +217,9 @@ class Error(Struct, tag_field="event", tag="error"):
 
 Speech: TypeAlias = Message | AgentMessage | MessageFile | MessageReplace | TextChunk
 Making: TypeAlias = ReasoningChunk | AgentThought | AgentLog
-Steps: TypeAlias = NodeStarted | IterationStarted | IterationCompleted | LoopStarted | LoopCompleted
+Steps: TypeAlias = (
+    NodeStarted | IterationStarted | IterationCompleted | LoopStarted | LoopCompleted | HumanInputRequired
+)
 Ends: TypeAlias = NodeFinished | MessageEnd | WorkflowFinished | WorkflowPaused | Error
 DifyEvent: TypeAlias = Speech | Making | Steps | Ends
 

@@ -46,6 +46,7 @@ for _extension_, _type in {
 }.items():
     TYPES.add_type(_type, _extension_)
 NAME_CHARS: Final = 200
+ANY_FILE: Final = FileRule(None, frozenset({*KINDS, "custom"}), frozenset(), frozenset())
 
 
 class Upload(Struct, frozen=True):
@@ -109,6 +110,14 @@ def plan(
         with suppress(InvalidRequest, RequestTooLarge, FileNotFound):
             planned.insert(0, _planned(app, attachment, places, number))
     return planned
+
+
+def unplaced(app: App, attachments: Sequence[Attachment], most: int) -> list[PlannedFile]:
+    """What is sent of attachments that have their place elsewhere. Raises InvalidRequest or RequestTooLarge."""
+    if len(attachments) > most:
+        raise RequestTooLarge(f"At most {most} files fit one request, not {len(attachments)}.", param="messages")
+    anywhere = [Place(None, is_list=True, rule=ANY_FILE)]
+    return [_planned(app, attachment, anywhere, number) for number, attachment in enumerate(attachments, 1)]
 
 
 def _places(app: App, given: set[str]) -> Iterator[Place]:

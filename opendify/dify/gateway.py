@@ -27,6 +27,7 @@ from opendify.errors import (
     Busy,
     OpenDifyError,
     Refused,
+    StreamLost,
     Unreachable,
     UpstreamError,
     UpstreamTimeout,
@@ -121,12 +122,12 @@ class Gateway:
         """What `/info` and `/parameters` say; the mode is inferred where a server does not tell it."""
         info, parameters = await asyncio.gather(self._info(access), self.call(access, "GET", "/parameters"))
         mode = _known_mode(info.mode) or await infer_mode(self, access)
-        return Description(info.name, mode, _parsed(parse_parameters, parameters))
+        return Description(info.name, mode, decoded(parse_parameters, parameters))
 
     async def _info(self, access: Access) -> Info:
         """The name and mode; servers before 0.6.2 do not have the route."""
         try:
-            return _parsed(parse_info, await self.call(access, "GET", "/info"))
+            return decoded(parse_info, await self.call(access, "GET", "/info"))
         except BrokenUpstream as error:
             if error.upstream_status == HTTPStatus.NOT_FOUND:
                 return Info()
@@ -142,7 +143,7 @@ class Gateway:
             data={"user": user},
             files={"file": (file.name, file.data, file.mime_type)},
         )
-        return _parsed(_parse_upload, await self._exchange(app.access, request, limit)).id
+        return decoded(_parse_upload, await self._exchange(app.access, request, limit)).id
 
     async def stop(self, app: App, task_id: str, user: str) -> None:
         """Stop a run; Dify says success whether or not it knows it."""
@@ -169,7 +170,7 @@ class Gateway:
         """What a user might ask next, as Dify's own model suggests; that costs a call of it."""
         query = urlencode({"user": user})
         body = await self.call(app.access, "GET", f"/messages/{quote(message_id, safe='')}/suggested?{query}")
-        return _parsed(_parse_suggestions, body).data or []
+        return decoded(_parse_suggestions, body).data or []
 
     @asynccontextmanager
     async def fetch(self, access: Access, path: str) -> AsyncIterator[RemoteFile]:
@@ -206,10 +207,11 @@ class Gateway:
 
     @asynccontextmanager
     async def run(
-        self, access: Access, path: str, body: bytes, *, wanted: Callable[[], bool] = lambda: True
+        self, access: Access, path: str, body: bytes | None, *, wanted: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Start a run and yield the bytes of its event stream as they arrive; its status is already checked.
 
+        Without a body it is the stream of a run that goes on.
         Dify sends the headers of chat runs only with the first event, so entering takes as long as that.
         Repeats the request where no run can have started (no connection, the concurrency limit, a proxy's 502-504)
         and the answer is still `wanted`.
@@ -226,7 +228,7 @@ class Gateway:
             wire.open_runs -= 1
 
     async def _start(
-        self, wire: Wire, access: Access, path: str, body: bytes, wanted: Callable[[], bool]
+        self, wire: Wire, access: Access, path: str, body: bytes | None, wanted: Callable[[], bool]
     ) -> httpx.Response:
         for attempt in range(1, RETRIES + 2):
             try:
@@ -239,8 +241,8 @@ class Gateway:
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _try(self, wire: Wire, access: Access, path: str, body: bytes) -> httpx.Response:
-        response = await self._send(wire, _request(wire, access, "POST", path, body))
+    async def _try(self, wire: Wire, access: Access, path: str, body: bytes | None) -> httpx.Response:
+        response = await self._send(wire, _request(wire, access, "GET" if body is None else "POST", path, body))
         try:
             await _check(response, EVENT_STREAM)
         except BaseException:
@@ -311,7 +313,8 @@ def _is_safe_to_repeat(error: OpenDifyError) -> bool:
     return isinstance(error, Unreachable) or error.code == "rate_limit_exceeded"
 
 
-def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
+def decoded(parse: Callable[[bytes], T], body: bytes) -> T:
+    """The body of an answer as a value. Raises BrokenUpstream where it has another form."""
     try:
         return parse(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -325,7 +328,7 @@ async def _stream(response: httpx.Response) -> AsyncGenerator[bytes, None]:
         async for data in response.aiter_raw():
             yield data
     except transport.FAILURES as error:
-        raise BrokenUpstream("The connection to Dify broke in the middle of the answer.") from error
+        raise StreamLost("The connection to Dify broke in the middle of the answer.") from error
 
 
 async def _patient(body: AsyncGenerator[bytes, None], seconds: float) -> AsyncGenerator[bytes, None]:
@@ -360,7 +363,7 @@ async def _check(response: httpx.Response, expected: str) -> None:
 
 def _refusal(status: int, body: bytes) -> Refused:
     """The error of a JSON body; servers leave out any of its fields."""
-    told = _parsed(_parse_error, body)
+    told = decoded(_parse_error, body)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in (told.errors or {}).items())
     code = told.code or ("invalid_param" if told.errors else "unknown")
     return Refused(reasons or told.message or "", code=code, status=status)

@@ -42,6 +42,11 @@ def answer_of(outputs: dict[str, Any], chosen: str | None = None) -> str:
     return _as_text(values) if values else ""
 
 
+def answer_after(outputs: dict[str, Any], spoken: int) -> str:
+    """What a chatflow's outputs, which hold all of its answer, tell after so many characters."""
+    return _as_text(outputs.get("answer"))[spoken:]
+
+
 def files_in(outputs: object) -> list[File]:
     """The file objects among a workflow's outputs."""
     values = outputs.values() if isinstance(outputs, dict) else ()

@@ -1,6 +1,5 @@
 """Dify's events -> the waist's events. One Reader per answer, for every app mode; no IO, constant-size state."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -11,7 +10,9 @@ from opendify.dialogue import (
     Failed,
     Finished,
     FinishReason,
+    Form,
     Ids,
+    Paused,
     Started,
     TextReplaced,
     Usage,
@@ -26,6 +27,7 @@ from opendify.dify.events import (
     DifyEvent,
     Error,
     File,
+    HumanInputRequired,
     IterationCompleted,
     IterationStarted,
     LoopCompleted,
@@ -47,12 +49,12 @@ from opendify.dify.events import (
     envelope,
 )
 from opendify.dify.nodes import Nodes
-from opendify.dify.outputs import answer_of, files_in, llm_outputs
+from opendify.dify.outputs import answer_after, answer_of, files_in, llm_outputs
+from opendify.dify.pauses import LOST_RUN, NOT_RESUMED, UNFINISHED, Pauses, Questions, Resumed
 from opendify.dify.shown_files import ShownFiles
+from opendify.dify.spoken import Spoken, Tail
 from opendify.dify.voice import Voice
 
-# The New Agent repeats its last round in a closing message: this much of the stream's end is kept to notice.
-TAIL_CHARS = 8192
 FLOWS = ("advanced-chat", "workflow")
 
 
@@ -61,10 +63,18 @@ class Reader:
 
     `moderated` apps may withdraw their text. `output` chooses one of a workflow's outputs as the answer. `origin` is
     Dify's address without the API prefix, for relative file links. `progress` asks for the steps of a flow.
+    A `resumed` run has told the beginning of its text already; it may end without a `message_end`.
     """
 
     def __init__(
-        self, mode: str, *, origin: str, output: str | None = None, moderated: bool = False, progress: bool = False
+        self,
+        mode: str,
+        *,
+        origin: str,
+        output: str | None = None,
+        moderated: bool = False,
+        progress: bool = False,
+        resumed: Resumed | None = None,
     ) -> None:
         self._mode = mode
         self._is_flow = mode in FLOWS
@@ -74,19 +84,25 @@ class Reader:
         self._identified = False
         self.done = False
         self.closing: FinishReason | None = None
-        self._tail: list[str] = []
-        self._tail_chars = 0
-        self.spoken = 0
-        self._fingerprint = hashlib.blake2b() if moderated else None
-        self._chunked = False
+        self._tail = Tail()
+        self._resumed = resumed is not None
+        self._before = resumed.spoken if resumed else 0
+        self._text = Spoken(remembered=moderated or self._resumed)
         self._usage = Usage()
         self._cut_short = False
         self._files = ShownFiles(origin)
         self._voice = Voice()
         self._sources = Sources()
+        self._pauses = Pauses(resumed)
+        self._questions = Questions()
         calls = Calls()
         self._rows = Rows(calls, self._voice, bare=self._repeats)
         self._nodes = Nodes(calls, progress=progress)
+
+    @property
+    def spoken(self) -> int:
+        """Characters of text so far."""
+        return self._text.chars
 
     @property
     def told(self) -> int:
@@ -110,6 +126,15 @@ class Reader:
             return tuple(self._finish(self.closing))
         return tuple(self._fail("upstream_error", "Dify ended the answer in the middle.", 502))
 
+    def recover(self, run: Run, forms: tuple[Form, ...] | None = None) -> Sequence[Event]:
+        """The rest of a resumed run whose stream was lost, as its detail tells it; nothing while it goes on.
+
+        `forms` are what it waits for if it has paused again.
+        """
+        if self.done or (run.status in UNFINISHED and forms is None):
+            return ()
+        return tuple(self._run_over(run, lost=True) if forms is None else self._pause(forms))
+
     def _identify(self, frame: bytes) -> tuple[Event, ...]:
         self.ids = envelope(frame).ids()
         self._identified = bool(self.ids.task_id)
@@ -120,19 +145,21 @@ class Reader:
             case Message(answer=text) if not self._repeats:
                 return self._say(text)
             case TextChunk(data=data):
-                return self._chunk(data.text)
+                return () if self._output else self._say(data.text)  # chunks do not tell outputs apart
             case AgentMessage(answer=text):
                 if self._repeats and text:
-                    self._remember(text)
+                    self._tail.add(text)
                 return self._say(text)
             case Message(answer=text):
-                return self._say_closing(text)
+                return () if self._tail.repeats(text or "") else self._say(text)
             case MessageFile(answer=str(text), url=url) if not url:
                 return self._say(text)
-            case MessageFile():
-                return self._tool_file(event)
+            case MessageFile(belongs_to="user"):
+                return ()
+            case MessageFile(url=url, type=kind):
+                return tuple(self._files.show([File(url=url, type=kind)]))
             case MessageReplace(answer=text):
-                return self._replace(text)
+                return () if self._resumed and not event.reason else self._replace(text)
             case ReasoningChunk(data=data):
                 return self._reason(data)
             case None:
@@ -144,6 +171,7 @@ class Reader:
         """How an answer is made, and how it ends."""
         match event:
             case AgentThought():
+                self._questions.read(event)
                 yield from self._rows.read(event)
             case AgentLog(data=log):
                 yield from self._nodes.logs.read(log)
@@ -160,8 +188,11 @@ class Reader:
                 yield from self._end(event)
             case WorkflowFinished(data=run):
                 yield from self._run_over(run)
-            case WorkflowPaused():
-                yield from self._fail("human_input_required", "The app waits for a person's input in Dify.", 400)
+            case HumanInputRequired(data=form):
+                self._pauses.required(form)
+            case WorkflowPaused(data=pause):
+                if (forms := self._pauses.paused(pause)) is not None:
+                    yield from self._pause(forms)
             case Error(code=code, message=message, status=status):
                 number = int(status or 0) if str(status).isdecimal() else 500
                 yield from self._fail(code or "internal_server_error", message or "", number)
@@ -171,48 +202,19 @@ class Reader:
     def _say(self, text: str | None) -> Sequence[Event]:
         if not text:
             return ()
-        self.spoken += len(text)
-        if self._fingerprint:
-            self._fingerprint.update(text.encode("utf-8", "surrogatepass"))
+        self._text.add(text)
         if self._is_flow and ("/" in text or self._files.window):
             self._files.note(text)
         return self._voice.say(text)
-
-    def _remember(self, text: str) -> None:
-        self._tail.append(text)
-        self._tail_chars += len(text)
-        if self._tail_chars > 2 * TAIL_CHARS:
-            self._tail = ["".join(self._tail)[-TAIL_CHARS:]]
-            self._tail_chars = TAIL_CHARS
-
-    def _say_closing(self, text: str | None) -> Sequence[Event]:
-        """The New Agent's closing text is new only where it does not repeat the end of the stream."""
-        said = "".join(self._tail)[-TAIL_CHARS:].rstrip()
-        repeated = text and said and said.endswith(text.rstrip()[-TAIL_CHARS:])
-        return () if repeated else self._say(text)
-
-    def _chunk(self, text: str | None) -> Sequence[Event]:
-        if self._output:  # one output was chosen, and chunks do not tell outputs apart
-            return ()
-        self._chunked = self._chunked or bool(text)
-        return self._say(text)
 
     def _replace(self, text: str | None) -> Sequence[Event]:
         """The new text continues what was sent, or withdraws it. An empty one only announces a snapshot."""
         if not text:
             return ()
-        if self._continues(text):
+        if self._text.goes_on(text):
             return self._say(text[self.spoken :])
-        self.spoken = len(text)
-        if self._fingerprint:
-            self._fingerprint = hashlib.blake2b(text.encode("utf-8", "surrogatepass"))
+        self._text.replace(text)
         return (TextReplaced(self._voice.replace(text)),)
-
-    def _continues(self, text: str) -> bool:
-        if not self.spoken or self._fingerprint is None:
-            return not self.spoken
-        sent = text[: self.spoken].encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(sent).digest() == self._fingerprint.digest()
 
     def _reason(self, piece: Reasoning) -> Sequence[Event]:
         """A model's thinking beside its text, which two nodes may do at once."""
@@ -220,13 +222,6 @@ class Reader:
         if piece.is_final:
             self._voice.end_thought()
         return told
-
-    # -- files
-
-    def _tool_file(self, event: MessageFile) -> Sequence[Event]:
-        if event.belongs_to == "user":
-            return ()
-        return tuple(self._files.show([File(url=event.url, type=event.type)]))
 
     # -- ends
 
@@ -240,7 +235,8 @@ class Reader:
         if event.metadata:
             self._sources.settle(event.metadata.retriever_resources)
             reported = event.metadata.usage.to_usage() if event.metadata.usage else Usage()
-            self._usage = reported if reported.total_tokens else self._usage
+            is_known = self._resumed and self._usage.total_tokens  # what is reported counts from before the pause
+            self._usage = reported if reported.total_tokens and not is_known else self._usage
         yield from self._finish(self.closing or "stop")
 
     def _note(self, node: Node) -> None:
@@ -253,30 +249,41 @@ class Reader:
         elif node.node_type == "knowledge-retrieval":
             self._sources.found(node.outputs)
 
-    def _run_over(self, run: Run) -> Iterator[Event]:
+    def _run_over(self, run: Run, *, lost: bool = False) -> Iterator[Event]:
         if run.status == "failed":
             yield from self._fail("run_failed", run.error or "", 500)
+            return
+        if self._resumed and run.error == LOST_RUN and not self.told:
+            yield from self._fail("human_input_not_resumable", NOT_RESUMED, 400)
             return
         if not self._usage.total_tokens:
             self._usage = Usage(total_tokens=run.total_tokens or 0)
         # Stopped by someone else, or by Dify's own time limit: the text is incomplete.
         self.closing = "length" if run.status == "stopped" else "stop"
-        if self._mode == "workflow":
-            yield from self._outputs(run)
+        if self._mode == "workflow" or self._resumed:
+            yield from self._outputs(run, lost=lost)
             yield from self._finish(self.closing)
 
-    def _outputs(self, run: Run) -> Iterator[Event]:
+    def _outputs(self, run: Run, *, lost: bool) -> Iterator[Event]:
         outputs = msgspec.json.decode(run.outputs)
-        if isinstance(outputs, dict) and not self._chunked:
-            yield from self._say(answer_of(outputs, self._output))
+        if isinstance(outputs, dict) and (lost or not self.spoken):
+            in_chat = self._mode != "workflow"
+            text = answer_after(outputs, self._before) if in_chat else answer_of(outputs, self._output)
+            yield from self._say(self._text.rest(text))
         yield from self._voice.close()
         yield from self._files.show([*(run.files or []), *files_in(outputs)])
+
+    def _pause(self, forms: tuple[Form, ...]) -> Iterator[Event]:
+        yield from self._rest()
+        yield Paused(forms, self._before + self.spoken)
+        yield from self._finish("stop")
 
     def _finish(self, reason: FinishReason) -> Iterator[Event]:
         yield from self._rest()
         if citations := self._sources.cited():
             yield Cited(citations)
-        yield Finished("length" if self._cut_short else reason, self._usage, stopped=reason == "length")
+        reason, stopped = ("length" if self._cut_short else reason), reason == "length"
+        yield Finished(reason, self._usage, stopped=stopped, asks=self._repeats and bool(self._questions))
 
     def _fail(self, code: str, message: str, status: int) -> Iterator[Event]:
         yield from self._rest()

@@ -19,7 +19,8 @@ def newest(turns: Sequence[Turn]) -> int:
 def answered(turns: Sequence[Turn]) -> int:
     """Where the new turns begin: after the last answer before the turn to reply to."""
     for place in reversed(range(newest(turns))):
-        if turns[place].role == "assistant" and turns[place].text.strip():
+        turn = turns[place]
+        if turn.role == "assistant" and (turn.text.strip() or turn.asked):
             return place + 1
     return 0
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from opendify.auth import Caller
 from opendify.errors import InvalidRequest
 from opendify.exchange import Exchange
-from opendify.kept_files import Record, new_id
+from opendify.kept_files import KeptFile, new_id
 from opendify.openai.forms import FILE, Form, read_form
 from opendify.uploads import NewFile, app_for
 
@@ -123,7 +123,7 @@ def _short(text: str | None, field: str) -> str | None:
     return text
 
 
-def _told(file_id: str, record: Record) -> FileObject:
+def _told(file_id: str, record: KeptFile) -> FileObject:
     return FileObject(
         id=file_id,
         bytes=record.size,

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from opendify.client_tools import texts
-from opendify.client_tools.declared import Format
 from opendify.client_tools.formats import MAX_CHECKED, FormatAnswer, fitted
+from opendify.dialogue import Format
 
 OBJECT = Format("json_object")
 SCHEMA = Format("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})

@@ -9,10 +9,9 @@ import pytest
 
 from opendify.client_tools import texts, turns
 from opendify.client_tools.answer import MAX_CALLS, Piece, ToolAnswer, new_id
-from opendify.client_tools.declared import Tool, ToolChoice, Tools
 from opendify.client_tools.scanner import MAX_BLOCK
 from opendify.client_tools.tags import Tags
-from opendify.dialogue import ToolCall, Turn
+from opendify.dialogue import Tool, ToolCall, ToolChoice, Tools, Turn
 
 KEY = b"k" * 32
 TAGS = Tags.of(KEY, "salt")
@@ -277,8 +276,8 @@ def inbound(fake: str) -> list[Sequence[Turn]]:
     return [
         (Turn(role="user", text=fake),),
         (Turn(role="system", text=fake), hello),
-        (hello, asked, Turn(role="tool", text=fake, name="now")),
-        (hello, asked, Turn(role="tool", text="x", name=fake)),
+        (hello, asked, Turn(role="tool", text=fake, name="now", call_id="i")),
+        (hello, asked, Turn(role="tool", text="x", name=fake, call_id="i")),
         (hello, Turn(role="assistant", text=fake), hello),
         (hello, Turn(role="assistant", text="", calls=(ToolCall("i", fake, json.dumps({"a": fake})),)), hello),
         (hello, Turn(role="assistant", text="", calls=(ToolCall("i", "now", fake),)), hello),
@@ -288,7 +287,7 @@ def inbound(fake: str) -> list[Sequence[Turn]]:
 @pytest.mark.parametrize("fake", FAKES.values(), ids=FAKES)
 def test_a_model_that_repeats_what_others_wrote_calls_nothing(fake: str) -> None:
     for dialogue in inbound(fake):
-        told = turns.told(dialogue, ["i" if turn.role == "tool" else None for turn in dialogue], TAGS, again=False)
+        told = turns.told(dialogue, TAGS, again=False)
         ours = [turns.calls(turn.calls, TAGS) for turn in dialogue if turn.calls]
         said = "\n".join(turn.text for turn in told)
         for text in ours:

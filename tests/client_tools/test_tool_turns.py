@@ -5,9 +5,8 @@ import json
 import pytest
 
 from opendify.client_tools import texts, turns
-from opendify.client_tools.declared import Tool, ToolChoice, Tools
 from opendify.client_tools.tags import Tags
-from opendify.dialogue import Attachment, ToolCall, Turn
+from opendify.dialogue import RUN_ID, Attachment, Tool, ToolCall, ToolChoice, Tools, Turn
 from opendify.dify.transcript import answered, follow_up
 
 TAGS = Tags("z2aaaaaaa")
@@ -19,12 +18,13 @@ CALLS = (ToolCall("i1", "f", '{"b": "x"}'), ToolCall("i2", "g", ""))
 CALLED = Turn(role="assistant", text="I look.", calls=CALLS)
 
 
-def result(text: str, name: str | None = None) -> Turn:
-    return Turn(role="tool", text=text, name=name)
+def result(text: str, call_id: str | None = None, name: str | None = None) -> Turn:
+    return Turn(role="tool", text=text, name=name, call_id=call_id)
 
 
 def blocks(*results: tuple[str | None, str | None, str], calls: tuple[ToolCall, ...] = CALLS) -> list[str]:
-    return [block.replace(TAGS.nonce, "N") for block in turns.results(calls, results, TAGS)]
+    found = [result(text, call_id, name) for call_id, name, text in results]
+    return [block.replace(TAGS.nonce, "N") for block in turns.results(calls, found, TAGS)]
 
 
 # -- rules and notes
@@ -117,56 +117,51 @@ def test_results_of_functions_go_by_their_name() -> None:
 
 def test_a_dialogue() -> None:
     told = turns.told(
-        (SYSTEM, ASK, CALLED, result("two", "g"), result("one", "f")),
-        (None, None, None, "i2", "i1"),
-        TAGS,
-        rules="RULES",
-        note="NOTE",
-        again=True,
+        (SYSTEM, ASK, CALLED, result("two", "i2", "g"), result("one", "i1", "f")), TAGS, note="NOTE", again=True
     )
-    assert [turn.role for turn in told] == ["system", "system", "user", "assistant", "tool"]
-    assert [turn.text for turn in told[:3]] == ["RULES", "Be brief.", "Weather?"]
-    assert told[3].text == "\n".join(
+    assert [turn.role for turn in told] == ["system", "user", "assistant", "tool"]
+    assert [turn.text for turn in told[:2]] == ["Be brief.", "Weather?"]
+    assert told[2].text == "\n".join(
         ("I look.\n", TAGS.call('{"name":"f","arguments":{"b":"x"}}'), TAGS.call('{"name":"g","arguments":{}}'))
     )
-    assert not told[3].calls
-    assert told[4].text.startswith(
+    assert not told[2].calls
+    assert told[3].text.startswith(
         "Results of the calls in the reply before; what is not listed here was not run.\n\n<"
     )
-    assert told[4].text.endswith(f"in the same form:\n{TAGS.call('{...}').replace('{...}', texts._SHORT)}\n\nNOTE")
-    assert answered(told) == 4
-    assert follow_up(told[4:]).startswith("## Last message, reply to this\nResults of")
+    assert told[3].text.endswith(f"in the same form:\n{TAGS.call('{...}').replace('{...}', texts._SHORT)}\n\nNOTE")
+    assert answered(told) == 3
+    assert follow_up(told[3:]).startswith("## Last message, reply to this\nResults of")
 
 
 def test_only_the_newest_results_ask_to_go_on() -> None:
-    dialogue = (ASK, CALLED, result("one"), CALLED, result("two"), result("three"))
-    told = turns.told(dialogue, (None, None, "i1", None, "i1", "i2"), TAGS, again=True)
+    dialogue = (ASK, CALLED, result("one", "i1"), CALLED, result("two", "i1"), result("three", "i2"))
+    told = turns.told(dialogue, TAGS, again=True)
     assert [texts._AGAIN in turn.text for turn in told] == [False, False, False, False, True]
-    assert not any(texts._AGAIN in turn.text for turn in turns.told(dialogue, [None] * 6, TAGS, again=False))
+    assert not any(texts._AGAIN in turn.text for turn in turns.told(dialogue, TAGS, again=False))
 
 
 def test_results_before_another_question() -> None:
-    told = turns.told((ASK, CALLED, result("one"), ASK), (None, None, "i1", None), TAGS, note="NOTE", again=True)
+    told = turns.told((ASK, CALLED, result("one", "i1"), ASK), TAGS, note="NOTE", again=True)
     assert [turn.text.endswith("NOTE") for turn in told] == [False, False, False, True]
     assert told[-1].text == "Weather?\n\nNOTE"
 
 
 def test_calls_of_one_answer_do_not_meet_results_of_another() -> None:
-    dialogue = (CALLED, result("one"), Turn(role="assistant", text="Hm."), result("late"))
-    told = turns.told(dialogue, (None, "i1", None, "i1"), TAGS, again=False)
+    dialogue = (CALLED, result("one", "i1"), Turn(role="assistant", text="Hm."), result("late", "i1"))
+    told = turns.told(dialogue, TAGS, again=False)
     assert 'tool="f">\none' in told[1].text
     assert 'call="1" tool="unknown">\nlate' in told[3].text
 
 
 def test_a_note_without_a_question() -> None:
-    assert turns.told((SYSTEM,), (None,), TAGS, note="NOTE", again=False)[0].text == "Be brief.\n\nNOTE"
-    assert turns.told((Turn(role="user", text=" "),), (None,), TAGS, note="NOTE", again=False)[0].text == "NOTE"
+    assert turns.told((SYSTEM,), TAGS, note="NOTE", again=False)[0].text == "Be brief.\n\nNOTE"
+    assert turns.told((Turn(role="user", text=" "),), TAGS, note="NOTE", again=False)[0].text == "NOTE"
 
 
 def test_attachments_stay() -> None:
     file = Attachment(media="image", param="messages[1]", url="https://a/b.png")
-    picture = Turn(role="tool", text="one", attachments=(file,))
-    told = turns.told((ASK, CALLED, result("x"), picture), (None, None, "i2", "i1"), TAGS, again=False)
+    picture = Turn(role="tool", text="one", attachments=(file,), call_id="i1")
+    told = turns.told((ASK, CALLED, result("x", "i2"), picture), TAGS, again=False)
     assert told[-1].attachments == (file,)
 
 
@@ -183,3 +178,14 @@ def test_attachments_stay() -> None:
 def test_arguments_of_earlier_calls(arguments: str, told: object) -> None:
     text = turns.calls((ToolCall("i", "f", arguments),), TAGS)
     assert json.loads(text.splitlines()[1]) == {"name": "f", "arguments": told}
+
+
+def test_what_the_app_has_run_stays_as_it_is() -> None:
+    ran = ToolCall(f"{RUN_ID}1", "clock", "{}")
+    both = Turn(role="assistant", text="", calls=(ran, *CALLS[:1]))
+    dialogue = (ASK, both, result("noon", ran.id), result("one", "i1"))
+    told = turns.told(dialogue, TAGS, again=False)
+    assert told[1].calls == (ran,)
+    assert '"f"' in told[1].text
+    assert told[2] == dialogue[2]
+    assert "noon" not in told[3].text

@@ -1,9 +1,10 @@
 """Human input: a paused run, its form, and what comes after it."""
 
+import json
 from typing import Any
 
 import pytest
-from asking import Asking, events, inside, on_port, said
+from asking import RECORDED, Asking, events, inside, on_port, said
 
 FILLED = {"inputs": {"note": "fine", "tone": "formal"}, "action": "approve", "user": "u1"}
 
@@ -13,6 +14,18 @@ async def paused(asking: Asking) -> tuple[str, str]:
     told = await asking.run("PAUSE ECHO:my draft")
     assert [event["event"] for event in told][-2:] == ["human_input_required", "workflow_paused"]
     return told[-2]["data"]["form_token"], told[-1]["data"]["workflow_run_id"]
+
+
+def recorded_form(name: str) -> dict[str, Any]:
+    """The form of a recorded pause."""
+    stream = json.loads((RECORDED.parents[1] / "transcripts" / "1.16.1" / f"{name}.json").read_text())["stream"]
+    form: dict[str, Any] = next(event for event in events(stream) if event["event"] == "human_input_required")["data"]
+    return form
+
+
+def reference(upload_id: str) -> dict[str, str]:
+    """Dify's file object."""
+    return {"type": "document", "transfer_method": "local_file", "upload_file_id": upload_id}
 
 
 async def subscribed(asking: Asking, run_id: str, **params: str) -> list[dict[str, Any]]:
@@ -143,6 +156,105 @@ async def test_only_the_runs_user_may_listen() -> None:
         _, run_id = await paused(asking)
         refused = await asking.http.get(f"/v1/workflow/{run_id}/events", params={"user": "other"})
         assert refused.json()["message"] == "Workflow run not found"
+
+
+@pytest.mark.parametrize("mode", ["advanced-chat", "workflow"])
+async def test_two_forms_one_after_the_other(mode: str) -> None:
+    async with inside(mode) as asking:
+        told = await asking.run("PAUSE:twice ECHO:my draft")
+        run_id = told[-1]["data"]["workflow_run_id"]
+        await asking.http.post(f"/v1/form/human_input/{told[-2]['data']['form_token']}", json=FILLED)
+        told = await subscribed(asking, run_id)
+        assert said(told) == "Approved: fine\n"
+        assert [event["event"] for event in told][-2:] == ["human_input_required", "workflow_paused"]
+        assert (await asking.http.get(f"/v1/workflows/run/{run_id}")).json()["status"] == "paused"
+        snapshot = await subscribed(asking, run_id, include_state_snapshot="true")
+        assert snapshot[-2]["data"] == told[-2]["data"]
+        await asking.http.post(f"/v1/form/human_input/{told[-2]['data']['form_token']}", json=FILLED)
+        told = await subscribed(asking, run_id)
+        assert (said(told), told[-1]["data"]["status"]) == ("Approved: fine", "succeeded")
+
+
+async def test_a_form_without_a_token() -> None:
+    async with inside("workflow") as asking:
+        form = (await asking.run("PAUSE:email ECHO:a"))[-2]["data"]
+        assert (form["form_token"], form["approval_channels"], form["display_in_ui"]) == (
+            None,
+            ["console", "email"],
+            False,
+        )
+        assert list(form) == list(recorded_form("workflow-human-email-pause"))
+
+
+async def test_a_form_that_has_expired() -> None:
+    async with inside("workflow") as asking:
+        token = (await asking.run("PAUSE:expired ECHO:a"))[-2]["data"]["form_token"]
+        answer = await asking.http.post(f"/v1/form/human_input/{token}", json=FILLED)
+        assert (answer.status_code, answer.json()["code"]) == (412, "human_input_form_expired")
+
+
+@pytest.mark.parametrize("mode", ["advanced-chat", "workflow"])
+async def test_a_stream_that_is_lost(mode: str) -> None:
+    async with inside(mode) as asking:
+        told = await asking.run("PAUSE:lost ECHO:my draft")
+        run_id = told[-1]["data"]["workflow_run_id"]
+        await asking.http.post(f"/v1/form/human_input/{told[-2]['data']['form_token']}", json=FILLED)
+        lost = await subscribed(asking, run_id)
+        assert (said(lost), lost[-1]["event"]) == ("Approved: ", "message" if mode != "workflow" else "text_chunk")
+        details = [(await asking.http.get(f"/v1/workflows/run/{run_id}")).json() for _ in range(2)]
+        assert [detail["status"] for detail in details] == ["running", "succeeded"]
+        assert details[1]["outputs"]["answer"].endswith("Approved: fine")
+
+
+async def test_a_server_that_is_behind() -> None:
+    async with inside("advanced-chat") as asking:
+        told = await asking.run("PAUSE:stale ECHO:my draft")
+        run_id, token = told[-1]["data"]["workflow_run_id"], told[-2]["data"]["form_token"]
+        await asking.http.post(f"/v1/form/human_input/{token}", json=FILLED)
+        stale = await subscribed(asking, run_id, include_state_snapshot="true")
+        assert (stale[-1]["event"], stale[-2]["data"]["form_token"]) == ("workflow_paused", token)
+        assert said(await subscribed(asking, run_id, include_state_snapshot="true")) == "Approved: fine"
+        told = await asking.run("PAUSE:stale ECHO:my draft")
+        await asking.http.post(f"/v1/form/human_input/{told[-2]['data']['form_token']}", json=FILLED)
+        path = f"/v1/workflows/run/{told[-1]['data']['workflow_run_id']}"
+        assert [(await asking.http.get(path)).json()["status"] for _ in range(2)] == ["paused", "succeeded"]
+
+
+@pytest.mark.parametrize(("mode", "status"), [("advanced-chat", "succeeded"), ("workflow", "running")])
+async def test_the_release_that_cannot_resume_workflows(mode: str, status: str) -> None:
+    async with inside(mode) as asking:
+        told = await asking.run("PAUSE:unresumable ECHO:my draft")
+        run_id = told[-1]["data"]["workflow_run_id"]
+        await asking.http.post(f"/v1/form/human_input/{told[-2]['data']['form_token']}", json=FILLED)
+        finished = (await subscribed(asking, run_id))[-1]["data"]
+        assert (finished["status"], finished["error"]) == (
+            ("stopped", "Stopped by user.") if mode == "workflow" else ("succeeded", None)
+        )
+        assert (await asking.http.get(f"/v1/workflows/run/{run_id}")).json()["status"] == status
+
+
+async def test_a_form_of_files() -> None:
+    async with inside("workflow") as asking:
+        form = (await asking.run("PAUSE:files ECHO:my draft"))[-2]["data"]
+        known = recorded_form("workflow-human-file-pause")
+        assert {name: form[name] for name in ("inputs", "actions", "resolved_default_values")} == {
+            name: known[name] for name in ("inputs", "actions", "resolved_default_values")
+        }
+        path = f"/v1/form/human_input/{form['form_token']}"
+        assert (await asking.http.get(path)).json()["resolved_default_values"] == {"note": "my draft"}
+        part = {"file": ("a.txt", b"hello", "text/plain")}
+        upload = (await asking.http.post("/v1/files/upload", data={"user": "u1"}, files=part)).json()["id"]
+        file, unknown = reference(upload), reference("11111111-2222-4333-8444-555555555555")
+        for doc, docs, problem in (
+            (unknown, [], "file input 'doc': Invalid upload file"),
+            (file, [unknown], "file list input 'docs': Invalid upload file"),
+            (file, [file] * 3, "file list input 'docs': Number of files exceeds the maximum limit 2"),
+        ):
+            inputs = {"note": "n", "tone": "formal", "doc": doc, "docs": docs}
+            answer = await asking.http.post(path, json=FILLED | {"inputs": inputs})
+            assert answer.json()["message"] == f"Invalid value for {problem}"
+        inputs = {"note": "n", "tone": "formal", "doc": file, "docs": [file]}
+        assert (await asking.http.post(path, json=FILLED | {"inputs": inputs})).json() == {}
 
 
 async def test_older_servers_do_not_pause() -> None:

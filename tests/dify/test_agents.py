@@ -6,21 +6,21 @@ import msgspec
 import pytest
 from frames import DONE, as_json, delta, end, event, log, message, node, read, row, run
 
-from opendify.dialogue import Event, ReasoningDelta, TextDelta, ToolResult, ToolRun
+from opendify.dialogue import Event, Finished, ReasoningDelta, TextDelta, ToolResult, ToolRun, Usage
 from opendify.dify.agents import MAX_ROUNDS, MAX_ROWS
 from opendify.dify.calls import MAX_CALLS, MAX_CHARS
 
 Row = tuple[list[bytes], list[Event]]
 
 UUID: Final = "8c4a6caa-656d-4cd0-aa0b-5fc28e418d3e"
-CALL: Final = "call_8c4a6caa656d4cd0aa0b5fc28e418d3e"
+CALL: Final = "call_dify_8c4a6caa656d4cd0aa0b5fc28e418d3e"
 
 
-def called(name: str = "clock", arguments: str = '{"zone":"UTC"}', call_id: str = "call_1") -> ToolRun:
+def called(name: str = "clock", arguments: str = '{"zone":"UTC"}', call_id: str = "call_dify_1") -> ToolRun:
     return ToolRun(id=call_id, name=name, arguments=arguments)
 
 
-def returned(observation: str = "noon", call_id: str = "call_1") -> ToolResult:
+def returned(observation: str = "noon", call_id: str = "call_dify_1") -> ToolResult:
     return ToolResult(call_id, observation)
 
 
@@ -61,7 +61,7 @@ CLASSIC: dict[str, Row] = {
             row("1", tool="clock", tool_input=INPUT, observation=SEEN),
             end(),
         ],
-        [called(), called(call_id="call_2"), returned(), DONE],
+        [called(), called(call_id="call_dify_2"), returned(), DONE],
     ),
     "two tools": (
         [
@@ -76,15 +76,15 @@ CLASSIC: dict[str, Row] = {
         ],
         [
             called("clock", "{}"),
-            called("map", '{"at":"Ulm"}', "call_1_2"),
+            called("map", '{"at":"Ulm"}', "call_dify_1_2"),
             returned("noon"),
-            returned('{"found":true}', "call_1_2"),
+            returned('{"found":true}', "call_dify_1_2"),
             DONE,
         ],
     ),
     "one tool twice: Dify keeps what belongs to the last": (
         [row("1", tool="clock;clock", tool_input=INPUT, observation=SEEN), end()],
-        [called(), returned(), called(call_id="call_1_2"), returned(call_id="call_1_2"), DONE],
+        [called(), returned(), called(call_id="call_dify_1_2"), returned(call_id="call_dify_1_2"), DONE],
     ),
     "one of two tools has answered": (
         [
@@ -95,8 +95,8 @@ CLASSIC: dict[str, Row] = {
         [
             called("clock", "{}"),
             returned("noon"),
-            called("map", "{}", "call_1_2"),
-            returned("y", "call_1_2"),
+            called("map", "{}", "call_dify_1_2"),
+            returned("y", "call_dify_1_2"),
             DONE,
         ],
     ),
@@ -113,8 +113,8 @@ CLASSIC: dict[str, Row] = {
         [
             called(),
             returned(),
-            called("map", '{"at":"Ulm"}', "call_1_2"),
-            returned("here", "call_1_2"),
+            called("map", '{"at":"Ulm"}', "call_dify_1_2"),
+            returned("here", "call_dify_1_2"),
             DONE,
         ],
     ),
@@ -141,7 +141,7 @@ CLASSIC: dict[str, Row] = {
             row("1", tool="clock", tool_input=INPUT, observation=SEEN),
             end(),
         ],
-        [called(), called("map", "{}", "call_2"), returned(), DONE],
+        [called(), called("map", "{}", "call_dify_2"), returned(), DONE],
     ),
     "no tool": ([row("1", tool="", tool_input=INPUT), row("2", tool=None), row("3", tool=" ; "), end()], [DONE]),
     "rows without an id": (
@@ -150,7 +150,7 @@ CLASSIC: dict[str, Row] = {
             row(None, position=2, tool="map", tool_input="{}"),
             end(),
         ],
-        [called(), called("map", "{}", "call_2"), DONE],
+        [called(), called("map", "{}", "call_dify_2"), DONE],
     ),
     "an annotation has none": ([message("Hi"), end()], [TextDelta("Hi"), DONE]),
 }
@@ -257,11 +257,11 @@ NEW: dict[str, Row] = {
             row("2", tool="map", tool_input="{}", observation="here"),
             end(),
         ],
-        [called(), called("map", "{}", "call_2"), returned(), returned("here", "call_2"), DONE],
+        [called(), called("map", "{}", "call_dify_2"), returned(), returned("here", "call_dify_2"), DONE],
     ),
     "it asks a human": (
         [row("1", tool="ask_human", tool_input='{"question": "Why?"}'), message("Why?"), end()],
-        [called("ask_human", '{"question":"Why?"}'), TextDelta("Why?"), DONE],
+        [called("ask_human", '{"question":"Why?"}'), TextDelta("Why?"), Finished("stop", Usage(), asks=True)],
     ),
     "a thought with a call": (
         [row("1", thought="hm", tool="clock", tool_input=BARE), end()],
@@ -328,7 +328,7 @@ LOGS: dict[str, Row] = {
             log("2", "CALL clock", parent_id="r"),
             log("2", "CALL clock", "success", parent_id="r", data={"output": ANSWER | {"tool_response": "one"}}),
         ],
-        [called(), returned(), called("clock", '{"zone":"CET"}', "call_2"), returned("one", "call_2")],
+        [called(), returned(), called("clock", '{"zone":"CET"}', "call_dify_2"), returned("one", "call_dify_2")],
     ),
     "function calling without the thought": (
         [log("1", "CALL clock"), log("1", "CALL clock", "success", data={"output": ANSWER})],

@@ -8,8 +8,8 @@ from frames import DONE, chunk, end, event, log, message, node, read, run
 from opendify.dialogue import Event, Failed, Progress, TextDelta, ToolResult, ToolRun
 from opendify.dify.nodes import MAX_TITLE, SILENT
 
-CALLED = ToolRun(id="call_node1", name="Clock", arguments='{"zone":"UTC"}')
-NOON = ToolResult("call_node1", "noon")
+CALLED = ToolRun(id="call_dify_node1", name="Clock", arguments='{"zone":"UTC"}')
+NOON = ToolResult("call_dify_node1", "noon")
 
 
 def tool(event_name: str = "node_finished", **fields: Any) -> bytes:
@@ -37,40 +37,40 @@ TOOLS: dict[str, tuple[list[bytes], list[Event]]] = {
         [
             CALLED,
             NOON,
-            ToolRun(id="call_node2", name="Clock", arguments='{"zone":"UTC"}'),
-            ToolResult("call_node2", "one"),
+            ToolRun(id="call_dify_node2", name="Clock", arguments='{"zone":"UTC"}'),
+            ToolResult("call_dify_node2", "one"),
         ],
     ),
     "no input": (
         [tool(inputs=None, outputs={"text": "noon"})],
-        [ToolRun(id="call_node1", name="Clock", arguments="{}"), NOON],
+        [ToolRun(id="call_dify_node1", name="Clock", arguments="{}"), NOON],
     ),
     "an input that 1.9 has cut": (
         [tool(inputs="zone...", outputs={"text": "noon"})],
-        [ToolRun(id="call_node1", name="Clock", arguments='{"input":"zone..."}'), NOON],
+        [ToolRun(id="call_dify_node1", name="Clock", arguments='{"input":"zone..."}'), NOON],
     ),
     "JSON": (
         [tool(outputs={"text": "", "files": [], "json": [{"at": 12}]})],
-        [CALLED, ToolResult("call_node1", '[{"at":12}]')],
+        [CALLED, ToolResult("call_dify_node1", '[{"at":12}]')],
     ),
     "variables": (
         [tool(outputs={"text": "", "files": [], "json": [{"data": []}], "at": 12})],
-        [CALLED, ToolResult("call_node1", '{"files":[],"at":12}')],
+        [CALLED, ToolResult("call_dify_node1", '{"files":[],"at":12}')],
     ),
     "nothing": (
         [tool(outputs={"text": "", "files": [], "json": [{"data": []}]})],
-        [CALLED, ToolResult("call_node1", "")],
+        [CALLED, ToolResult("call_dify_node1", "")],
     ),
-    "no outputs": ([tool()], [CALLED, ToolResult("call_node1", "")]),
-    "outputs that 1.9 has cut": ([tool(outputs="no...")], [CALLED, ToolResult("call_node1", "no...")]),
+    "no outputs": ([tool()], [CALLED, ToolResult("call_dify_node1", "")]),
+    "outputs that 1.9 has cut": ([tool(outputs="no...")], [CALLED, ToolResult("call_dify_node1", "no...")]),
     "it fails, and a default value takes its place": (
         [tool(status="exception", error="no answer from http://10.0.0.1:5003/x", outputs={"text": "default"})],
-        [CALLED, ToolResult("call_node1", "no answer from (address)")],
+        [CALLED, ToolResult("call_dify_node1", "no answer from (address)")],
     ),
     "an empty error": ([tool(error="", outputs={"text": "noon"})], [CALLED, NOON]),
     "without a title": (
         [tool(title=None, outputs={"text": "noon"})],
-        [ToolRun(id="call_node1", name="tool", arguments='{"zone":"UTC"}'), NOON],
+        [ToolRun(id="call_dify_node1", name="tool", arguments='{"zone":"UTC"}'), NOON],
     ),
     "its own logs are no calls": (
         [log("1", "Fetching", "success", data={"url": "x"}), tool(outputs={"text": "noon"})],
@@ -91,7 +91,7 @@ def test_tool_nodes(frames: list[bytes], events: list[Event]) -> None:
 def test_a_tool_node_fails_the_run() -> None:
     frames = [tool(status="failed", error="boom"), run(status="failed", error="boom")]
     failed = Failed(code="run_failed", message="boom", status=500)
-    assert read("workflow", frames) == [CALLED, ToolResult("call_node1", "boom"), failed]
+    assert read("workflow", frames) == [CALLED, ToolResult("call_dify_node1", "boom"), failed]
 
 
 # -- titles

@@ -242,7 +242,7 @@ BESIDE: dict[str, Row] = {
     "New Agent: a thought, a tool, a thought": (
         "agent",
         [row("1", thought="a"), row("2", tool="now", tool_input="{}"), row("3", thought="b"), delta("Hi"), end()],
-        [thinking("a"), ToolRun(id="call_2", name="now", arguments="{}"), thinking("\n\nb"), text("Hi"), DONE],
+        [thinking("a"), ToolRun(id="call_dify_2", name="now", arguments="{}"), thinking("\n\nb"), text("Hi"), DONE],
     ),
     "New Agent: tags in its text too": (
         "agent",

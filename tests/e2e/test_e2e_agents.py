@@ -12,7 +12,7 @@ TALKING = ("chat", "agent-chat", "advanced-chat", "agent", "completion", "workfl
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
 
 
 async def whole(served: Served, content: str, mode: str, **more: Any) -> dict[str, Any]:
@@ -79,11 +79,9 @@ async def test_a_conversation_goes_on_wherever_thinking_went(serve: Serve, mode:
 # -- tools that the app runs
 
 
-@pytest.mark.parametrize("generation", ["1.16", "1.9"])
-@pytest.mark.parametrize("mode", AGENTS)
+# The New Agent came with 1.15.
+@pytest.mark.parametrize(("mode", "generation"), [("agent-chat", "1.9"), ("agent-chat", "1.16"), ("agent", "1.16")])
 async def test_runs_of_tools(serve: Serve, mode: str, generation: str) -> None:
-    if mode == "agent" and generation == "1.9":
-        pytest.skip("the New Agent came with 1.15")
     served = await serve(dify={"generation": generation})
     chunks = await served.stream("TOOL ECHO:plain", MODELS[mode])
     calls = [call for delta in deltas(chunks, "tool_calls") for call in delta]

@@ -9,15 +9,17 @@ import pytest
 from conftest import CLIENT_KEY, MODELS, STRICT_APP_KEY, Serve, Served, data_url, eventually, frames, png, text_of
 
 from opendify.demo.apps import Control, SampleApp
+from opendify.dialogue import RUN_ID
 from opendify.dify.transcript import NEWEST, OPENING, UNFINISHED
 
 OTHER_KEY = "sk-other-0123456789abcdef"
+RUN = f"{RUN_ID}c"
 CONVERSING = ("chat", "agent-chat", "advanced-chat", "agent")
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -84,9 +86,10 @@ TURNS: dict[str, tuple[list[dict[str, Any]], str, bool]] = {
         [
             user(ECHO),
             assistant(
-                None, tool_calls=[{"id": "c", "type": "function", "function": {"name": "clock", "arguments": "{}"}}]
+                None,
+                tool_calls=[{"id": RUN, "type": "function", "function": {"name": "clock", "arguments": "{}"}}],
             ),
-            {"role": "tool", "tool_call_id": "c", "content": "noon"},
+            {"role": "tool", "tool_call_id": RUN, "content": "noon"},
             assistant("one"),
             user("two"),
         ],
@@ -536,7 +539,7 @@ async def test_an_app_of_its_own_mind(serve: Serve) -> None:
 
 
 async def test_a_follow_up_starts_in_a_later_second(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 1.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 1.0)
     served = await serve()
     await say(served, [user("ECHO:1")])
     await say(served, [user("ECHO:1"), assistant("1"), user("ECHO:2")])

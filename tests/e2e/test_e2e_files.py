@@ -85,7 +85,7 @@ PART = "messages[0].content[1].file.file_id"
 
 @pytest.mark.parametrize("conversations", ["auto", "off"])
 async def test_a_picture_of_the_history_travels_once(serve: Serve, conversations: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     served = await serve(conversations=conversations)
     messages: list[dict[str, Any]] = []
     for turn in range(3):
@@ -97,7 +97,7 @@ async def test_a_picture_of_the_history_travels_once(serve: Serve, conversations
 
 
 async def test_a_picture_sent_anew_in_a_later_turn_travels_once(serve: Serve, monkeypatch: Any) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     served = await serve()
     messages = [{"role": "user", "content": said(picture(), text="ECHO:a")}, {"role": "assistant", "content": "a"}]
     await served.http.post("/v1/chat/completions", json={"model": "Helper", "messages": messages[:1]})
@@ -155,7 +155,7 @@ async def test_a_file_that_dify_forgot_is_sent_again(serve: Serve, generation: s
 async def test_a_forgotten_file_does_not_end_a_conversation(
     serve: Serve, mode: str, generation: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
     served = await serve(dify={"generation": generation})
     messages = [{"role": "user", "content": said(picture(), text="ECHO:a")}, {"role": "assistant", "content": "a"}]
     await served.http.post("/v1/chat/completions", json={"model": MODELS[mode], "messages": messages[:1]})

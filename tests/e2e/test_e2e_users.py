@@ -89,7 +89,7 @@ def owners(served: Served) -> set[str]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in does not order turns by seconds."""
-    monkeypatch.setattr("opendify.memory.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("opendify.conversation.TURN_SECONDS", 0.0)
 
 
 @pytest.fixture(params=[*((way, False) for way in WAYS), ("header", True), ("key", True)], ids=str)

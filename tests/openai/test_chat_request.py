@@ -68,8 +68,8 @@ def test_nothing_is_as_good_as_left_out() -> None:
         {"max_tokens": 5, "max_completion_tokens": None},
         {"seed": 1, "presence_penalty": 0.1, "frequency_penalty": 0.1, "logit_bias": {"50256": -100}},
         {"reasoning_effort": "high", "store": True, "service_tier": "auto"},
-        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto"},
-        {"response_format": {"type": "json_object"}},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "functions": None},
+        {"response_format": {"type": "text"}},
         {"a_field_of_tomorrow": [{}]},
         {"stream_options": {"include_usage": True, "more": 1}},
     ],
@@ -246,12 +246,14 @@ def test_tool_turns() -> None:
         {"role": "tool", "tool_call_id": "c9", "content": "23"},
         {"role": "function", "name": "clock", "content": "noon"},
         {"role": "assistant", "content": "Warm.", "tool_calls": [call("c3", "a", "{}"), call("c4", "b", "{}")]},
+        {"role": "assistant", "content": None, "function_call": {"name": "old", "arguments": "{}"}},
     ) == (
         Turn(role="assistant", text="", calls=(ToolCall("c1", "weather", '{"city": "Ulm"}'),)),
-        Turn(role="tool", text="22", name="weather"),
-        Turn(role="tool", text="23"),
+        Turn(role="tool", text="22", name="weather", call_id="c1"),
+        Turn(role="tool", text="23", call_id="c9"),
         Turn(role="tool", text="noon", name="clock"),
         Turn(role="assistant", text="Warm.", calls=(ToolCall("c3", "a", "{}"), ToolCall("c4", "b", "{}"))),
+        Turn(role="assistant", text="", calls=(ToolCall("", "old", "{}"),)),
     )
 
 

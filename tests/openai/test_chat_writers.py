@@ -150,9 +150,12 @@ def test_ids_that_are_not_known_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        (PICTURE, "\n\n![a  1 .png](<https://h/a%20b.png?sign=1>)"),
-        (FileOut(url="https://h/a>\n[x](b", name="a](b)\n", is_image=False), "\n\n[a (b) ](<https://h/a%3E%0A[x](b>)"),
-        (REPORT, "\n\n[r.pdf](<https://h/r.pdf>)"),
+        (PICTURE, "\n\n![a  1 .png](<https://h/a%20b.png?sign=1>)\n\n"),
+        (
+            FileOut(url="https://h/a>\n[x](b", name="a](b)\n", is_image=False),
+            "\n\n[a (b) ](<https://h/a%3E%0A[x](b>)\n\n",
+        ),
+        (REPORT, "\n\n[r.pdf](<https://h/r.pdf>)\n\n"),
     ],
 )
 def test_files_are_links_in_the_text(file: FileOut, text: str) -> None:

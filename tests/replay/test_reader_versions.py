@@ -14,7 +14,9 @@ from opendify.dialogue import (
     Failed,
     FileOut,
     Finished,
+    Form,
     Ids,
+    Paused,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -22,7 +24,8 @@ from opendify.dialogue import (
     Usage,
 )
 from opendify.dify.events import Malformed
-from opendify.dify.reader import TAIL_CHARS, Reader
+from opendify.dify.reader import Reader
+from opendify.dify.spoken import TAIL_CHARS
 from opendify.sse import MAX_FRAME_BYTES, Decoder, FrameTooLong
 
 Row = tuple[str, list[bytes], list[Event]]
@@ -182,7 +185,7 @@ ENDS: dict[str, Row] = {
     "a pause": (
         "workflow",
         [event("human_input_required", data={"form_token": None}), event("workflow_paused", data={"outputs": {}})],
-        [Failed(code="human_input_required", message="The app waits for a person's input in Dify.", status=400)],
+        [Paused((Form(),)), DONE],
     ),
     "an error without task_id after text": (
         "chat",

@@ -33,10 +33,12 @@ class ChatController(Controller):
         body = decode_request(await read_body(request))
         body.check()
         base = request_base(request.scope["scheme"], request.headers.get("host", ""))
-        answer = exchange.answer(prompt_of(body), request.state.caller, base)
+        prompt = prompt_of(body)
+        answer = exchange.answer(prompt, request.state.caller, base)
         request.state.answer = answer
+        legacy = bool(prompt.tools and prompt.tools.legacy)
         if not body.stream:
-            return await Folding(answer, ChatFold(body.model, body.stops()), request.receive).response()
+            return await Folding(answer, ChatFold(body.model, body.stops(), legacy=legacy), request.receive).response()
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        writer = ChatStream(body.model, body.stops(), include_usage=usage)
+        writer = ChatStream(body.model, body.stops(), include_usage=usage, legacy=legacy)
         return await Streaming(answer, writer, request.receive).response()

@@ -11,6 +11,7 @@ from opendify.dialogue import (
     FinishReason,
     ReasoningDelta,
     TextReplaced,
+    ToolCall,
     ToolResult,
     ToolRun,
     Usage,
@@ -22,11 +23,12 @@ from opendify.openai.chat.writer import ChatWriter, annotations, encode, usage_o
 class ChatFold(ChatWriter):
     """The same events as those of a stream, folded into one completion."""
 
-    def __init__(self, model: str, stops: Sequence[str]) -> None:
-        super().__init__(model, stops)
+    def __init__(self, model: str, stops: Sequence[str], *, legacy: bool = False) -> None:
+        super().__init__(model, stops, legacy=legacy)
         self._parts: list[str] = []
         self._thoughts: list[str] = []
         self._runs: dict[str, Ran] = {}
+        self._calls: list[CallOut] = []
         self._cited: Cited | None = None
         self._withdrawn = False
         self._finished: Finished | None = None
@@ -48,7 +50,7 @@ class ChatFold(ChatWriter):
         reason: FinishReason = "content_filter" if self._withdrawn else self.cut or finished.reason
         cited = self._cited.citations if self._cited else ()
         dify = Dify.of(self.ids, citations=cited, suggested_questions=finished.suggestions)
-        choice = Choice(self._message(), reason)
+        choice = Choice(self._message(), self._reason(reason))
         return encode(Completion(self.id, self.created, self.model, [choice], usage_out(finished.usage), dify))
 
     def _take(self, event: Event) -> None:
@@ -66,6 +68,9 @@ class ChatFold(ChatWriter):
                 self._thoughts.append(text)
             case ToolRun(id=id, name=name, arguments=arguments):
                 self._runs[id] = Ran(id, name, arguments)
+                self._calls.append(CallOut(id, FunctionOut(name, arguments)))
+            case ToolCall(id=id, name=name, arguments=arguments):
+                self._calls.append(CallOut(id, FunctionOut(name, arguments)))
             case ToolResult(id=id, observation=observation):
                 if run := self._runs.get(id):
                     run.observation = observation
@@ -77,8 +82,13 @@ class ChatFold(ChatWriter):
     def _message(self) -> MessageOut:
         content = "".join(self._parts) + self._stops.rest()
         message = MessageOut(content)
+        if self._calls and self._legacy:
+            message.function_call = self._calls[0].function
+        elif self._calls:
+            message.tool_calls = self._calls
+        if len(self._calls) > len(self._runs) and not content:  # as OpenAI writes an answer that only calls
+            message.content = None
         if self._runs:
-            message.tool_calls = [CallOut(run.id, FunctionOut(run.name, run.arguments)) for run in self._runs.values()]
             message.dify = MessageDify(list(self._runs.values()))
         if self._cited and self._cited.annotated:
             message.annotations = annotations(self._cited.citations, len(content))

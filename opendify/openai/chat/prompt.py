@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from opendify.dialogue import Attachment, Media, Prompt, Role, ToolCall, Turn
+from opendify.dialogue import Attachment, Media, Prompt, Role, ToolCall, Tools, Turn
 from opendify.errors import InvalidRequest
 from opendify.openai.chat.schema import (
     AudioPart,
@@ -15,6 +15,7 @@ from opendify.openai.chat.schema import (
     RefusalPart,
     TextPart,
 )
+from opendify.openai.chat.tools import format_of, tools_of
 
 ROLES: Final[dict[str, Role]] = {
     "system": "system",
@@ -34,6 +35,8 @@ def prompt_of(request: ChatRequest) -> Prompt:
         turns=tuple(_turn(message, f"messages[{place}]", names) for place, message in enumerate(request.messages)),
         user=_user(request.user),
         conversation_id=request.conversation_id or None,
+        tools=_tools(request),
+        format=format_of(request.response_format, checked=not request.stream),
         variables=request.inputs or {},
         metadata=request.metadata or {},
     )
@@ -63,6 +66,7 @@ def _turn(message: Message, param: str, names: dict[str, str]) -> Turn:
         attachments=tuple(attachments),
         calls=tuple(_calls(message)),
         name=message.name or names.get(message.tool_call_id or ""),
+        call_id=message.tool_call_id or None,
     )
 
 
@@ -70,6 +74,14 @@ def _calls(message: Message) -> Iterator[ToolCall]:
     for call in message.tool_calls or ():
         if call.function:
             yield ToolCall(call.id, call.function.name, call.function.arguments)
+    if message.function_call:
+        yield ToolCall("", message.function_call.name, message.function_call.arguments)
+
+
+def _tools(request: ChatRequest) -> Tools | None:
+    return tools_of(
+        request.tools, request.tool_choice, request.parallel_tool_calls, request.functions, request.function_call
+    )
 
 
 def _attachment(part: ImagePart | AudioPart | FilePart, param: str) -> Attachment:

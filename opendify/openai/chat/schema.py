@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from opendify.dialogue import Citation, FinishReason, Ids
 from opendify.errors import InvalidRequest
 from opendify.openai.bodies import decoder
+from opendify.openai.chat.tools import FormatDef, FunctionChoiceDef, FunctionDef, ToolChoiceDef, ToolDef
 
 MAX_MESSAGES: Final = 5000
 MAX_STOPS: Final = 16
@@ -69,7 +70,7 @@ Part = TextPart | ImagePart | AudioPart | FilePart | RefusalPart
 
 
 class FunctionCall(Struct):
-    """The function of a tool call."""
+    """The function of a call."""
 
     name: str = ""
     arguments: str = ""
@@ -89,6 +90,7 @@ class Message(Struct):
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
     tool_call_id: str | None = None
 
 
@@ -107,6 +109,12 @@ class ChatRequest(Struct):
     stream_options: StreamOptions | None = None
     stop: str | list[str] | None = None
     user: str | dict[str, Any] | int | None = None
+    tools: list[ToolDef] | None = None
+    tool_choice: ToolChoiceDef | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[FunctionDef] | None = None
+    function_call: FunctionChoiceDef | None = None
+    response_format: FormatDef | None = None
     n: int | None = None
     logprobs: bool | None = None
     metadata: dict[str, Any] | None = None
@@ -192,12 +200,13 @@ class MessageDify(Struct):
 class MessageOut(Struct):
     """The assistant's message of a folded answer."""
 
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
     tool_calls: list[CallOut] | UnsetType = UNSET
+    function_call: FunctionOut | UnsetType = UNSET
     annotations: list[Annotation] | UnsetType = UNSET
     dify: MessageDify | UnsetType = UNSET
 
@@ -206,7 +215,7 @@ class Choice(Struct):
     """The one choice."""
 
     message: MessageOut
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["function_call"]
     index: int = 0
     logprobs: None = None
 

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ from opendify.dialogue import (
     ReasoningDelta,
     TextDelta,
     TextReplaced,
+    ToolCall,
     ToolResult,
     ToolRun,
     Usage,
@@ -49,10 +50,10 @@ class ChatWriter:
     """Events -> the text of one answer; what the streamed and the folded form have in common.
 
     Once `cut` (a stop sequence, or withdrawn text) only the usage is still of interest; `done` after the last event.
-    `reasoning_key` is the field for the model's thinking.
+    `reasoning_key` is the field for the model's thinking. `legacy`: calls are told as they were before `tools`.
     """
 
-    def __init__(self, model: str, stops: Sequence[str]) -> None:
+    def __init__(self, model: str, stops: Sequence[str], *, legacy: bool = False) -> None:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.model = model
@@ -61,6 +62,7 @@ class ChatWriter:
         self.cut: FinishReason | None = None
         self.done = False
         self._stops = StopScanner(stops)
+        self._legacy = legacy
 
     def _text(self, event: Event) -> str:
         """The text to show for an event."""
@@ -70,6 +72,10 @@ class ChatWriter:
             case FileOut():
                 return self._until_stop(markdown(event))
         return ""
+
+    def _reason(self, reason: FinishReason) -> FinishReason | Literal["function_call"]:
+        """`finish_reason` as OpenAI writes it."""
+        return "function_call" if self._legacy and reason == "tool_calls" else reason
 
     def _until_stop(self, text: str) -> str:
         if self.cut:
@@ -83,8 +89,8 @@ class ChatWriter:
 class ChatStream(ChatWriter):
     """The chunks of a streamed answer. Idempotent in its ends: nothing follows `[DONE]` or an error."""
 
-    def __init__(self, model: str, stops: Sequence[str], *, include_usage: bool) -> None:
-        super().__init__(model, stops)
+    def __init__(self, model: str, stops: Sequence[str], *, include_usage: bool, legacy: bool = False) -> None:
+        super().__init__(model, stops, legacy=legacy)
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": model}
         self._head = encode(head)[:-1]
         self._include_usage = include_usage
@@ -134,7 +140,7 @@ class ChatStream(ChatWriter):
         match event:
             case ReasoningDelta(text=text):
                 return self._delta({self.reasoning_key: text})
-            case ToolRun():
+            case ToolRun() | ToolCall():
                 return self._call(event)
             case ToolResult():
                 return self._delta({}, dify={"tool_result": event})
@@ -145,13 +151,16 @@ class ChatStream(ChatWriter):
                 return self._delta({}, event={"type": "status", "data": {"description": title, "done": done}})
         return b""
 
-    def _call(self, run: ToolRun) -> bytes:
+    def _call(self, run: ToolRun | ToolCall) -> bytes:
         """A call as OpenAI streams it: first what is called, then with what."""
+        name, arguments = {"name": run.name, "arguments": ""}, {"arguments": run.arguments}
+        if self._legacy and isinstance(run, ToolCall):
+            return self._delta({"function_call": name}) + self._delta({"function_call": arguments})
         index, self._calls = self._calls, self._calls + 1
-        function = {"name": run.name, "arguments": ""}
-        called = {"index": index, "id": run.id, "type": "function", "function": function}
-        arguments = {"index": index, "function": {"arguments": run.arguments}}
-        return self._delta({"tool_calls": [called]}) + self._delta({"tool_calls": [arguments]})
+        called = {"index": index, "id": run.id, "type": "function", "function": name}
+        return self._delta({"tool_calls": [called]}) + self._delta(
+            {"tool_calls": [{"index": index, "function": arguments}]}
+        )
 
     def _piece(self, text: str) -> bytes:
         self._chars += len(text)
@@ -170,7 +179,7 @@ class ChatStream(ChatWriter):
             return b""
         self._finish_told = True
         dify = Dify.of(self.ids, suggested_questions=suggestions)
-        return self._chunk(b"{}", encode(reason), b',"dify":' + encode(dify))
+        return self._chunk(b"{}", encode(self._reason(reason)), b',"dify":' + encode(dify))
 
     # -- frames
 

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from opendify.client_tools.declared import Format, Tool, ToolChoice, Tools
 from opendify.client_tools.schemas import NotASchema, schema_of
+from opendify.dialogue import Format, Tool, ToolChoice, Tools
 from opendify.errors import InvalidRequest
 
 MAX_TOOLS: Final = 128
@@ -77,16 +77,16 @@ class FormatDef(Struct):
     json_schema: SchemaFormat | None = None
 
 
-Choice: TypeAlias = Literal["none", "auto", "required"] | ChoiceDef
-FunctionChoice: TypeAlias = Literal["none", "auto"] | NamedFunction
+ToolChoiceDef: TypeAlias = Literal["none", "auto", "required"] | ChoiceDef
+FunctionChoiceDef: TypeAlias = Literal["none", "auto"] | NamedFunction
 
 
 def tools_of(
     tools: Sequence[ToolDef] | None = None,
-    choice: Choice | None = None,
+    choice: ToolChoiceDef | None = None,
     parallel: bool | None = None,
     functions: Sequence[FunctionDef] | None = None,
-    function_call: FunctionChoice | None = None,
+    function_call: FunctionChoiceDef | None = None,
 ) -> Tools | None:
     """What is declared, None without any tools. Raises InvalidRequest.
 
@@ -104,12 +104,12 @@ def tools_of(
     return None
 
 
-def format_of(wanted: FormatDef | None) -> Format | None:
-    """The form of the answer, None for text. Raises InvalidRequest."""
+def format_of(wanted: FormatDef | None, *, checked: bool = False) -> Format | None:
+    """The form of the answer, None for text; `checked` before it is told. Raises InvalidRequest."""
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return Format("json_object")
+        return Format("json_object", checked=checked)
     param = "response_format.json_schema"
     if wanted.json_schema is None:
         raise InvalidRequest("A response_format of type json_schema needs json_schema.", param=param)
@@ -117,7 +117,7 @@ def format_of(wanted: FormatDef | None) -> Format | None:
     if given.schema is None:
         raise InvalidRequest("A response_format of type json_schema needs a schema.", param=f"{param}.schema")
     _check(given.schema, f"{param}.schema")
-    return Format("json_schema", given.schema, given.name, bool(given.strict))
+    return Format("json_schema", given.schema, given.name, bool(given.strict), checked)
 
 
 def _function(tool: ToolDef, param: str) -> tuple[FunctionDef, str]:
@@ -166,7 +166,7 @@ def _check(schema: dict[str, Any], param: str) -> int:
     return size
 
 
-def _choice(choice: Choice | None, tools: Sequence[Tool]) -> ToolChoice:
+def _choice(choice: ToolChoiceDef | None, tools: Sequence[Tool]) -> ToolChoice:
     if choice is None or isinstance(choice, str):
         return ToolChoice(choice or "auto")
     if choice.type == "allowed_tools" and choice.allowed_tools:
@@ -177,7 +177,7 @@ def _choice(choice: Choice | None, tools: Sequence[Tool]) -> ToolChoice:
     return ToolChoice("required", _names([choice.function], tools, "tool_choice.function.name"))
 
 
-def _old_choice(choice: FunctionChoice | None, tools: Sequence[Tool]) -> ToolChoice:
+def _old_choice(choice: FunctionChoiceDef | None, tools: Sequence[Tool]) -> ToolChoice:
     if choice is None or isinstance(choice, str):
         return ToolChoice(choice or "auto")
     return ToolChoice("required", _names([choice], tools, "function_call.name"))

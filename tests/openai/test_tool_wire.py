@@ -5,19 +5,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from opendify.client_tools.declared import Format, Tool, ToolChoice, Tools
-from opendify.client_tools.wire import (
+from opendify.dialogue import Format, Tool, ToolChoice, Tools
+from opendify.errors import InvalidRequest
+from opendify.openai.chat.tools import (
     MAX_SCHEMA_BYTES,
     MAX_TOOLS,
-    Choice,
     FormatDef,
-    FunctionChoice,
+    FunctionChoiceDef,
     FunctionDef,
+    ToolChoiceDef,
     ToolDef,
     format_of,
     tools_of,
 )
-from opendify.errors import InvalidRequest
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
@@ -26,10 +26,10 @@ class Request(msgspec.Struct):
     """The part of a request that is read here."""
 
     tools: list[ToolDef] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: ToolChoiceDef | None = None
     parallel_tool_calls: bool | None = None
     functions: list[FunctionDef] | None = None
-    function_call: FunctionChoice | None = None
+    function_call: FunctionChoiceDef | None = None
     response_format: FormatDef | None = None
 
 
