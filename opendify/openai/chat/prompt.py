@@ -29,7 +29,7 @@ ROLES: Final[dict[str, Role]] = {
 
 def prompt_of(request: ChatRequest) -> Prompt:
     """What is asked. Raises InvalidRequest naming the part that does not fit."""
-    names = {call.id: call.name for message in request.messages for call in _calls(message)}
+    names = {call.id: call.name for message in request.messages for call in _calls(message) if call.id}
     return Prompt(
         model=request.model,
         turns=tuple(_turn(message, f"messages[{place}]", names) for place, message in enumerate(request.messages)),
