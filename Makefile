@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test coverage check format lock
+.PHONY: help demo run test coverage bench count check format lock
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,12 @@ test: $(STAMP)  ## Run all tests
 
 coverage: $(STAMP)  ## The same with branch coverage, which has a floor
 	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
+
+bench: $(STAMP)  ## What a request and an event cost, beside the least they could (Linux, under two minutes)
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+count: $(STAMP)  ## Instructions that the conversion of an event takes, to compare two commits; best with valgrind
+	$(BIN)/python -m benchmarks.count $(ARGS)
 
 check: $(STAMP)  ## Lint, formatting, types, and who may import whom
 	$(BIN)/ruff check .

@@ -7,7 +7,8 @@ from contextlib import suppress
 import click
 
 from opendify import __version__
-from opendify.settings import Settings, SettingsError, load
+from opendify.settings import Settings, load
+from opendify.sources import SettingsError
 
 GRACE_SECONDS = 10
 

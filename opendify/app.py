@@ -18,7 +18,8 @@ from opendify.auth import Authentication, KeyRing
 from opendify.dify.apps import MEGABYTE, access_of
 from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
-from opendify.errors import OpenDifyError, from_exception
+from opendify.error_answers import from_exception
+from opendify.errors import OpenDifyError
 from opendify.exchange import Exchange
 from opendify.file_links import FileLinks
 from opendify.file_proxy import FileProxy
@@ -33,8 +34,9 @@ from opendify.openai.dify_files import dify_file
 from opendify.openai.files import FilesController
 from opendify.openai.models import ModelsController
 from opendify.openapi import openapi_config
-from opendify.settings import Settings, SettingsError, load
+from opendify.settings import Settings, load
 from opendify.shutdown import draining_on_signals
+from opendify.sources import SettingsError
 from opendify.store import Store
 from opendify.uploads import Uploads
 from opendify.users import Users

@@ -24,15 +24,12 @@ Bodies have OpenAI's shape. openai-python obeys `x-should-retry` before anything
 have side effects, so once one may have started the client is told not to send it again.
 """
 
-import re
 from http import HTTPStatus
 
 import msgspec
-from litestar.exceptions import HTTPException
 
 from opendify.dialogue import Failed
-
-MAX_MESSAGE = 600
+from opendify.error_texts import clean
 
 
 class OpenDifyError(Exception):
@@ -283,75 +280,3 @@ def from_failed(failed: Failed) -> Refused:
     error.should_retry, error.retry_after = False, None
     error.in_stream = True
     return error
-
-
-READ_CHARS = 8000
-# All but the last line, which names the error; where even that was cut off, all of it.
-_TRACEBACK = re.compile(r"Traceback \(most recent call last\):(?:.*\n(?=\S)|.*)", re.DOTALL)
-_NOISE = re.compile(
-    r" ?You have requested this URI \[.*"  # Flask's guesses at a route
-    r"|For further information visit \S+"  # pydantic's link
-    r"|For more information check: \S+"  # httpx's link
-    r"|\breq_id: \w+ "
-    r"| ?\(agent_run_id=[\w-]+\)",
-    re.DOTALL,
-)
-_KEY = re.compile(r"\b(?:app|dataset|sk|gsk|pk)[-_](?=[\w-]*\d)[\w-]{6,}|\bBearer \S+")
-_ADDRESS = re.compile(
-    r"\bhttps?://[^\s'\"<>]+|\bplugin/[\w/-]+|\bhost='[^']*'|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\bFile \"[^\"]*\""
-)
-
-
-def clean(message: str) -> str:
-    """Dify's error text without tracebacks, internal addresses and keys, cut to a readable length."""
-    text = _TRACEBACK.sub("", message[:READ_CHARS])
-    text = _NOISE.sub("", text)
-    text = _ADDRESS.sub("(address)", text)
-    text = _KEY.sub("(key)", text).strip()
-    text = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
-    return text or "Dify gave no reason."
-
-
-_AT = re.compile(r" - at `(?:\$\.?)?(?P<param>[^`]*)`$")
-
-
-def from_validation(error: msgspec.DecodeError) -> InvalidRequest:
-    """A body that does not decode: msgspec says where, as in "Expected `str`, got `int` - at `$.model`"."""
-    text = str(error)
-    place = _AT.search(text)
-    param = place["param"] if place else None
-    message = text[: place.start()] if place else text
-    if param:
-        return InvalidRequest(f"{param}: {message}.", param=param)
-    return InvalidRequest(f"The request body is not what this endpoint takes: {message}.")
-
-
-_LITESTAR = {
-    HTTPStatus.NOT_FOUND: ("not_found", "There is no such path here."),
-    HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "This path does not take this method."),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
-        "request_too_large",
-        "The request body is larger than this server takes.",
-    ),
-}
-
-
-def from_http(error: HTTPException) -> OpenDifyError:
-    """What Litestar itself refused: an unknown path, a wrong method, a body over the limit."""
-    known = _LITESTAR.get(HTTPStatus(error.status_code))
-    told = InvalidRequest if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else OpenDifyError
-    code, message = known or (None, error.detail if told is InvalidRequest else "Something went wrong here.")
-    result = told(message, code=code)
-    result.status = error.status_code
-    return result
-
-
-def from_exception(error: Exception) -> OpenDifyError:
-    """Any exception as the error that the client is told; the unexpected ones without their text."""
-    match error:
-        case OpenDifyError():
-            return error
-        case HTTPException():
-            return from_http(error)
-        case _:
-            return OpenDifyError("Something went wrong here; the server's log has the details.")

@@ -7,42 +7,44 @@ for a moment, since a run whose stream is dropped loses what it said.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any
 from urllib.parse import urljoin
 
 import structlog
 from msgspec.structs import replace
 
-from opendify import background, human_input
+from opendify import background
 from opendify.auth import Caller
 from opendify.background import Task
 from opendify.conversation import Conversation
-from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Usage
+from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, ToolRun, Usage
 from opendify.dify.apps import App
 from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
+from opendify.error_answers import from_exception
 from opendify.errors import (
     BrokenUpstream,
     Busy,
-    InvalidRequest,
     OpenDifyError,
     Refused,
     ShutDown,
     UpstreamError,
-    from_exception,
 )
 from opendify.file_proxy import FileProxy
 from opendify.limits import Limits
 from opendify.linked import Linked
 from opendify.memory import Memory
 from opendify.presentation import Presenter, Style
+from opendify.repeats import Repeats, answered_before
 from opendify.resumes import Resumes
 from opendify.run import LEAVE_SECONDS
+from opendify.scope import Scope
+from opendify.tasks import Tasks
 from opendify.uploads import Uploads
 from opendify.users import Users
+from opendify.ways import style_of, with_tools
 
 # A store that is away is not waited for at the end.
 ASIDE_SECONDS = 1.0
@@ -83,8 +85,7 @@ class Exchange:
         self.proxy = proxy
         self.draining = False
         self._answers: set[Answer] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._asides: set[asyncio.Task[None]] = set()
+        self.tasks = Tasks()
 
     def answer(self, prompt: Prompt, caller: Caller, base: str = "") -> "Answer":
         """A new answer; nothing happens before it is iterated. Raises Busy while the server shuts down.
@@ -94,14 +95,6 @@ class Exchange:
         if self.draining:
             raise Busy("The server is shutting down; try again in a moment.")
         return Answer(self, prompt, caller, base)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that outlives its request; a server that shuts down gives it its time."""
-        return _kept_in(self._tasks, work)
-
-    def aside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something that no server that shuts down waits for longer than a moment."""
-        _kept_in(self._asides, work)
 
     def began(self, answer: "Answer") -> None:
         """Keep track of an answer that has begun."""
@@ -114,29 +107,11 @@ class Exchange:
     async def drain(self, seconds: float) -> None:
         """Refuse new answers, give those under way `seconds`, then end them with an error the client sees."""
         self.draining = True
-        await _wait(self._tasks, seconds)
+        await self.tasks.wait(seconds)
         for answer in list(self._answers):
             answer.leave(ShutDown(started=answer.sent.done()))
-        await _wait(self._tasks, LEAVE_SECONDS + 1)
-        await self.settled(ASIDE_SECONDS)
-        for task in self._tasks | self._asides:
-            task.cancel()
-
-    async def settled(self, seconds: float) -> None:
-        """Wait for everything that goes on in the background."""
-        await _wait(self._tasks | self._asides, seconds)
-
-
-def _kept_in(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    task = asyncio.create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    return task
-
-
-async def _wait(tasks: set[asyncio.Task[None]], seconds: float) -> None:
-    if tasks:
-        await asyncio.wait(tasks, timeout=seconds)
+        await self.tasks.wait(LEAVE_SECONDS + 1)
+        await self.tasks.end(ASIDE_SECONDS)
 
 
 class Answer(Resumes):
@@ -147,7 +122,9 @@ class Answer(Resumes):
     """
 
     def __init__(self, exchange: Exchange, prompt: Prompt, caller: Caller, base: str) -> None:
-        super().__init__(exchange.gateway, exchange.uploads, exchange.spawn, exchange.limits, exchange.memory.secret)
+        super().__init__(
+            exchange.gateway, exchange.uploads, exchange.tasks.spawn, exchange.limits, exchange.memory.secret
+        )
         self._exchange = exchange
         self._prompt = prompt
         self._caller = caller
@@ -156,6 +133,7 @@ class Answer(Resumes):
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
         self._style = Style()
+        self._ran: str | None = None
 
     @property
     def reasoning_key(self) -> str:
@@ -199,6 +177,11 @@ class Answer(Resumes):
         self.user = exchange.users.of(caller, prompt.user, app)
         if self.task and way == "local" and self.task not in background.WORTH_A_RUN:
             yield await self._answer_here(self.task, app)
+            return
+        if (last := answered_before(prompt.turns)) and (text := await self._repeats(app).text(last)):
+            links = Linked(partial(self._link, app))
+            self.finished = Finished("stop", Usage())
+            yield [*links.feed([TextDelta(text)]), *links.close(), self.finished]
             return
         alone = self.task is not None and way != "pass"
         conversation = Conversation() if alone else exchange.memory.conversation(prompt, app, caller, self.user)
@@ -256,7 +239,7 @@ class Answer(Resumes):
                 yield rest
             raise
         finally:
-            self._exchange.aside(conversation.release(self.ids, ran=self._may_have_run))
+            self._exchange.tasks.aside(conversation.release(self.ids, ran=self._may_have_run))
 
     async def _shown(self, events: Sequence[Event], conversation: Conversation, app: App) -> Sequence[Event]:
         """Note what is shown; with the last of it, the conversation can be gone on with."""
@@ -265,10 +248,17 @@ class Answer(Resumes):
         if self.finished and not (self.finished.stopped or self.cut or self._left):
             if self.finished.asks:
                 conversation.doubt()
+            if self._ran:
+                self._exchange.tasks.aside(self._repeats(app).note(self._ran, self.ids))
             started = self._run.started if self._run else None
             await conversation.keep(self.ids, started or time.time())
             return await self._suggested(events, app)
         return events
+
+    def _repeats(self, app: App) -> Repeats:
+        memory = self._exchange.memory
+        scope = Scope(memory.secret, app, self._caller, self.user)
+        return Repeats(memory.store, scope, self._gateway, app, self.user)
 
     def _link(self, app: App, url: str, name: str) -> str:
         """The address to show for a file of the app."""
@@ -279,6 +269,8 @@ class Answer(Resumes):
     def _note(self, events: Sequence[Event]) -> None:
         for event in events:
             self._told = self._told or not isinstance(event, Started)
+            if self._ran is None and isinstance(event, ToolRun):
+                self._ran = event.id
             if self.first_text_at is None and isinstance(event, TextDelta):
                 self.first_text_at = self._loop.time()
         if events and isinstance(finished := events[-1], Finished):
@@ -297,24 +289,3 @@ class Answer(Resumes):
             return events
         self.finished = replace(self.finished, suggestions=tuple(asked))
         return [*events[:-1], self.finished]
-
-
-def with_tools(prompt: Prompt, app: App) -> Prompt:
-    """The prompt with the tools that the app is told of. Raises InvalidRequest where it takes none."""
-    tools = prompt.tools.without(human_input.TOOL) if prompt.tools else None
-    prompt = replace(prompt, tools=tools)
-    if app.config.client_tools == "reject" and prompt.tools:
-        param = "functions" if prompt.tools.legacy else "tools"
-        raise InvalidRequest(f"'{app.name}' takes no tools: leave them out.", param=param)
-    return replace(prompt, tools=None) if app.config.client_tools == "ignore" else prompt
-
-
-def style_of(app: App, prompt: Prompt) -> Style:
-    """How this app's extras are shown.
-
-    A client with tools of its own runs every call that it sees: what the app ran itself is not among them.
-    """
-    own = app.config
-    tools = "reasoning" if prompt.tools and own.agent_tools == "tool_calls" else own.agent_tools
-    form_calls = prompt.tools is not None and any(tool.name == human_input.TOOL for tool in prompt.tools.tools)
-    return Style(own.reasoning, tools, own.citations, own.citation_url, own.progress, form_calls)

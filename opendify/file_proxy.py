@@ -16,8 +16,9 @@ import structlog
 
 from opendify.dialogue import Ids
 from opendify.dify.apps import MEGABYTE, Access, App
-from opendify.dify.downloads import RemoteFile, signed_anew
+from opendify.dify.downloads import RemoteFile
 from opendify.dify.gateway import Gateway
+from opendify.dify.messages import message_of
 from opendify.dify_links import DifyFile, dify_file, dify_files
 from opendify.errors import Busy, LinkExpired, NoSuchLink, OpenDifyError, Refused
 from opendify.file_links import FileLinks, Link
@@ -156,11 +157,12 @@ class FileProxy:
             return ()
         names = note.user, str(note.conversation_id), str(note.message_id)
         try:
-            return await signed_anew(self._gateway, link.access, *names) or ()
+            message = await message_of(self._gateway, link.access, *names)
         except Refused as error:
             if error.upstream_status in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST}:
                 return ()
             raise
+        return message.links if message else ()
 
     def _remember(self, key: str, file: DifyFile) -> None:
         self._fresh.pop(key, None)

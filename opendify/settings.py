@@ -3,12 +3,10 @@
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -17,7 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from opendify.entries import AppConfig, ClientKey, app_config, client_key, hint_of
+from opendify.entries import AppConfig, ClientKey, app_config, client_key
 from opendify.fields import (
     LIST,
     Address,
@@ -46,18 +44,14 @@ from opendify.fields import (
     Words,
 )
 from opendify.sentences import sentence
+from opendify.sources import Lines, SettingsError, check_file, refuse_doubles
 
 CONFIG_FILE: Final = "litestar.toml"
-TABLES: Final = frozenset(("keys", "apps"))
 # What an app may say for itself, else it is said for all.
 WAYS: Final = (
     *("conversations", "background_tasks", "system_inputs"),
     *("reasoning", "agent_tools", "client_tools", "citations", "citation_url", "progress", "suggestions", "files"),
 )
-
-
-class SettingsError(Exception):
-    """A configuration that cannot work; the text is one sentence for the person who wrote it."""
 
 
 def _from_env(entry: object) -> object:
@@ -69,20 +63,6 @@ def _from_env(entry: object) -> object:
     if not (secret := os.environ.get(str(variable)) or dotenv_values(".env").get(str(variable))):
         raise ValueError(f"names key_env {variable!r}, which is set neither in the environment nor in .env")
     return {**rest, "key": secret}
-
-
-class _Lines(PydanticBaseSettingsSource):
-    """The environment without the names of the file's tables: there they are somebody else's."""
-
-    def __init__(self, source: PydanticBaseSettingsSource) -> None:
-        super().__init__(source.settings_cls)
-        self._source = source
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return self._source.get_field_value(field, field_name)
-
-    def __call__(self) -> dict[str, Any]:
-        return {name: value for name, value in self._source().items() if name not in TABLES}
 
 
 class Settings(BaseSettings):
@@ -210,7 +190,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic-settings' signature)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, .env, litestar.toml: the strongest first."""
-        lines = (_Lines(env_settings), _Lines(dotenv_settings))
+        lines = (Lines(env_settings), Lines(dotenv_settings))
         return init_settings, *lines, TomlConfigSettingsSource(settings_cls, CONFIG_FILE)
 
     @model_validator(mode="after")
@@ -220,9 +200,9 @@ class Settings(BaseSettings):
                 "VALID_API_KEYS is not set: list the keys that clients may present, comma-separated, "
                 "for example VALID_API_KEYS=team:sk-choose-a-long-one (or set AUTH=off to serve everyone)."
             )
-        _refuse_doubles("VALID_API_KEYS", [key.key for key in self.client_keys])
-        _refuse_doubles("DIFY_API_KEYS", [app.key for app in self.dify_api_keys])
-        _refuse_doubles(f"{CONFIG_FILE} [[apps]]", [app.key for app in self.apps])
+        refuse_doubles("VALID_API_KEYS", [key.key for key in self.client_keys])
+        refuse_doubles("DIFY_API_KEYS", [app.key for app in self.dify_api_keys])
+        refuse_doubles(f"{CONFIG_FILE} [[apps]]", [app.key for app in self.apps])
         names = [key.known_as for key in self.client_keys]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise SettingsError(f"VALID_API_KEYS gives the name {twice!r} to two keys: their users would be the same.")
@@ -277,12 +257,6 @@ class Settings(BaseSettings):
         return {name: getattr(app if name in app.model_fields_set else self, name) for name in WAYS}
 
 
-def _refuse_doubles(name: str, keys: list[SecretStr]) -> None:
-    secrets = [key.get_secret_value() for key in keys]
-    if twice := next((secret for secret in secrets if secrets.count(secret) > 1), None):
-        raise SettingsError(f"{name} lists the key {hint_of(twice)!r} twice: each stands there once.")
-
-
 class _Isolated(Settings):
     @classmethod
     def settings_customise_sources(
@@ -304,7 +278,7 @@ def only(**values: Any) -> Settings:
 def load() -> Settings:
     """Read the settings of the working directory. Raises SettingsError."""
     try:
-        _check_file()
+        check_file(CONFIG_FILE, Settings.model_fields)
         return Settings()
     except ValidationError as error:
         raise SettingsError(sentence(error, Settings.model_fields, CONFIG_FILE)) from None
@@ -312,19 +286,6 @@ def load() -> Settings:
         raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}.") from None
     except UnicodeDecodeError:
         raise SettingsError(".env is not UTF-8 text.") from None
-
-
-def _check_file() -> None:
-    """Refuse what the file says in vain: a setting of the environment may belong to anyone, one in the file is ours."""
-    file = Path(CONFIG_FILE)
-    try:
-        given = tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except UnicodeDecodeError:
-        raise SettingsError(f"{CONFIG_FILE} is not UTF-8 text.") from None
-    if unknown := given.keys() - Settings.model_fields:
-        raise SettingsError(
-            f"{CONFIG_FILE} has the unknown setting {min(unknown)!r}: see the shipped file for the known ones."
-        )
 
 
 def documented() -> Iterator[tuple[str, str, Mapping[str, Any]]]:

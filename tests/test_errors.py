@@ -14,8 +14,9 @@ from litestar.exceptions import (
 
 from opendify import errors
 from opendify.dialogue import Failed
+from opendify.error_answers import from_exception, from_validation
+from opendify.error_texts import MAX_MESSAGE, clean
 from opendify.errors import (
-    MAX_MESSAGE,
     BrokenUpstream,
     Busy,
     ClientGone,
@@ -28,10 +29,7 @@ from opendify.errors import (
     ShutDown,
     Unreachable,
     UpstreamTimeout,
-    clean,
-    from_exception,
     from_failed,
-    from_validation,
 )
 
 INVALID = "invalid_request_error"

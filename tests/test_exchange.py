@@ -283,7 +283,7 @@ class Talk:
         """Its text, once everything about it is over."""
         said: list[Event] = []
         await asyncio.wait((asyncio.create_task(self._read(answer, said)),))
-        await answer._exchange.settled(2)
+        await answer._exchange.tasks.settled(2)
         return "".join(event.text for event in said if isinstance(event, TextDelta))
 
     @staticmethod
@@ -337,7 +337,7 @@ async def test_a_client_that_leaves_while_its_turn_waits_for_its_second(monkeypa
     answer.leave(ClientGone("gone"))
     await asyncio.wait((reading,))
     assert len(talk.bodies) == 1
-    await answer._exchange.settled(2)
+    await answer._exchange.tasks.settled(2)
     await talk.read(talk.turn(SAY, END, turns=then("more")))
     assert talk.bodies[1]["conversation_id"] == "c-1"
 

@@ -54,7 +54,7 @@ def test_the_two_protocols_do_not_know_each_other() -> None:
 
 
 def test_only_the_edge_knows_litestar() -> None:
-    edge = {"app.py", "auth.py", "errors.py", "access.py", "health.py", "openapi.py"}
+    edge = {"app.py", "auth.py", "error_answers.py", "access.py", "health.py", "openapi.py"}
     assert {room for room in importers_of("litestar") if not room.startswith("openai/")} <= edge
 
 

@@ -250,7 +250,7 @@ class World:
         elif step.deed == "crash":
             await self._crash(reading)
         await asyncio.wait((reading,))
-        await self.exchange.settled(1)  # what goes on in the background is over before the next step
+        await self.exchange.tasks.settled(1)  # what goes on in the background is over before the next step
         text = "".join(said)
         self._check(step, turns, answer, text, named)
         return text if answer.finished and step.deed != "abort" else ""
@@ -273,7 +273,7 @@ class World:
         left = dict(self.store.entries)
         reading.cancel()
         await asyncio.wait((reading,))
-        await self.exchange.settled(1)
+        await self.exchange.tasks.settled(1)
         self.store.entries.clear()
         self.store.entries.update({key: value for key, value in left.items() if ":turn:" not in key})
 

@@ -19,7 +19,8 @@ from opendify.app import create_app
 from opendify.auth import KeyRing
 from opendify.entries import AppConfig, ClientKey, hint_of
 from opendify.fields import base_url
-from opendify.settings import Settings, SettingsError, documented, load, only
+from opendify.settings import Settings, documented, load, only
+from opendify.sources import Lines, SettingsError
 
 ROOT = Path(__file__).parent.parent
 CLIENT_KEY = "sk-client-0123456789abcdef"
@@ -250,7 +251,7 @@ def test_a_file_that_is_not_utf8_is_one_sentence(file: str) -> None:
 def test_a_source_without_the_tables_is_otherwise_the_same() -> None:
     source = EnvSettingsSource(Settings)
     field = Settings.model_fields["dify_api_base"]
-    found = module._Lines(source).get_field_value(field, "dify_api_base")
+    found = Lines(source).get_field_value(field, "dify_api_base")
     assert found == source.get_field_value(field, "dify_api_base")
     assert found[0] == REQUIRED["DIFY_API_BASE"]
 

@@ -19,6 +19,7 @@ CODE_WORD = "quiet-heron-4711"
 
 TEXTS = frozenset({"text-input", "paragraph"})
 UPLOAD_METHODS = ("local_file", "remote_url")
+TOOL_ICON = "/console/api/workspaces/current/tool-provider/builtin/time/icon"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class SampleApp:
 
     `parameters` replaces keys of the `/parameters` body. `max_active` is the app's concurrency limit, 0 is none.
     `annotations` answers exact questions without the model; the `blocked_*` words trigger moderation.
-    `steps` are the nodes of a flow: llm, save, retrieval, template, answer, end.
+    `steps` are the nodes of a flow: llm, tool, agent, save, retrieval, template, answer, end.
     """
 
     key: str
@@ -124,8 +125,7 @@ def site(app: SampleApp) -> Json:
 def meta(app: SampleApp, origin: str) -> Json:
     """The body of `GET /meta`: icons of the classic agent's tools."""
     tools = app.tools if app.mode == "agent-chat" else ()
-    path = "/console/api/workspaces/current/tool-provider/builtin/time/icon"
-    return {"tool_icons": dict.fromkeys(tools, origin + path)}
+    return {"tool_icons": dict.fromkeys(tools, origin + TOOL_ICON)}
 
 
 def parameters(app: SampleApp) -> Json:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+from opendify.demo.agent_logs import Log
 from opendify.demo.wire import Json, new_id
 
 
@@ -28,7 +29,6 @@ def _repeated(kind: str, title: str) -> Iterator[tuple[str, Json]]:
 
 
 def _logged() -> Iterator[tuple[str, Json]]:
-    log: Json = {"id": new_id(), "node_execution_id": new_id(), "node_id": "agent", "label": "ROUND 1"}
-    log |= {"parent_id": None, "error": None, "data": {"thought": "not for the user"}, "metadata": {}}
-    yield "agent_log", log | {"status": "start"}
-    yield "agent_log", log | {"status": "success"}
+    log = Log("agent", new_id(), "ROUND 1")
+    yield "agent_log", log.told()
+    yield "agent_log", log.finish({"thought": "not for the user"}, {}).told()

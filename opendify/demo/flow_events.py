@@ -42,6 +42,8 @@ class FlowEvents:
         self.done = 0
         self.exceptions = 0
         self.asked_before = 0
+        self.looked = 0
+        self.speaker = "llm"  # the id of the node that tells the model's text
         self.reasoning = ""
         self.answer = ""
         self.outputs: Json = {}
@@ -50,17 +52,17 @@ class FlowEvents:
         self.usage = usage(0, 0, 0.0)
 
     def event(self, name: str, data: Json) -> Json:
-        """A workflow event: in chatflows the run's id stands beside the envelope."""
-        keys: Json = {} if self.run.is_workflow else {"workflow_run_id": self.run.run_id}
+        """A workflow event: in chatflows the run's id stands beside the envelope, but not where an agent logs."""
+        keys: Json = {} if self.run.is_workflow or name == "agent_log" else {"workflow_run_id": self.run.run_id}
         return self.run.event(name, **keys, data=data)
 
-    def open(self, node: Node) -> Json:
-        """`node_started`."""
+    def open(self, node: Node, **more: object) -> Json:
+        """`node_started`; `more` replaces what most nodes say."""
         data = node.described() | {"inputs": None, "inputs_truncated": False, "created_at": node.created_at}
         data |= {"extras": {}} | self.placement()
         if not self.run.modern:
             data["parallel_run_id"] = None
-        return self.event("node_started", data | {"agent_strategy": None})
+        return self.event("node_started", data | {"agent_strategy": None} | more)
 
     def close(self, node: Node, name: str = "node_finished", **result: object) -> Json:
         """`node_finished`, or another event with a node's result; `result` changes what a success without data says."""

@@ -53,12 +53,13 @@ class FlowNodes(FlowEvents):
         if "RETRY" in self.run.script:
             yield from self.retries(node)
         yield from self.spoken(node)
+        yield from self.after_text()
         self.count()
         yield self.close(node, **self.model_result() | self.handled_failure())
 
     def spoken(self, node: Node) -> Iterator[Frame]:
         """The model's steps; thoughts are events of their own if the app separates them."""
-        separated = self.run.app.separated_reasoning and self.run.modern
+        separated = self.run.app.separated_reasoning and self.run.modern and node.type == "llm"
         for step in self.steps if separated else tagged(self.steps):
             match step:
                 case Text(text):
@@ -71,7 +72,6 @@ class FlowNodes(FlowEvents):
                     raise NodeFailed(provider_text(step))
                 case Pause() | Break():
                     yield step
-        yield from self.after_text()
 
     def piece(self, text: str) -> Iterator[Frame]:
         """A piece of the model's text; the blank lines after separated thoughts are dropped."""
@@ -83,7 +83,7 @@ class FlowNodes(FlowEvents):
     def model_says(self, text: str) -> Iterator[Frame]:
         """Text from the model, unless the End node will not use it."""
         if not (self.pauses and self.run.is_workflow):
-            yield from self.say(text, "llm", "text")
+            yield from self.say(text, self.speaker, "text")
 
     def after_text(self) -> Iterator[Frame]:
         """What ends the model's part of the stream."""

@@ -7,7 +7,8 @@ from itertools import chain
 
 from opendify.demo import chat
 from opendify.demo.apps import SampleApp
-from opendify.demo.flow_nodes import FlowNodes, Halted, NodeFailed
+from opendify.demo.flow_nodes import Halted, NodeFailed
+from opendify.demo.flow_tools import FlowTools
 from opendify.demo.forms import Form
 from opendify.demo.model import Until
 from opendify.demo.run import Frame, usage
@@ -18,7 +19,7 @@ PICTURE_LINK = re.compile(r"!\[.*?\]\(.*?\)")
 SNAPSHOT_ORDER = ("event", "task_id", "workflow_run_id", "data", "answer", "reason")
 
 
-class Flow(FlowNodes):
+class Flow(FlowTools):
     """One run of a chatflow or a workflow."""
 
     def tell(self) -> Iterator[Frame]:
@@ -51,8 +52,15 @@ class Flow(FlowNodes):
         for kind in self.plan():
             yield from self.node(kind)
 
-    def plan(self) -> list[str]:
-        """The nodes after Start."""
+    def plan(self) -> Iterator[str]:
+        """The nodes after Start: Tool nodes stand before the model's, an Agent node in its place."""
+        looks = 2 if "TOOL2" in self.run.script else int("TOOL" in self.run.script)
+        speaker = "agent" if "AGENTNODE" in self.run.script else "llm"
+        for kind in self.kinds():
+            yield from [*["tool"] * looks, speaker] if kind == "llm" else [kind]
+
+    def kinds(self) -> list[str]:
+        """The same without tools."""
         kinds = list(self.run.app.steps)
         if "CITE" in self.run.script and "retrieval" not in kinds:
             kinds.insert(0, "retrieval")
@@ -66,6 +74,8 @@ class Flow(FlowNodes):
         """The frames of one node."""
         told = {
             "llm": self.llm,
+            "tool": self.tool,
+            "agent": self.agent,
             "save": self.save,
             "retrieval": self.retrieval,
             "template": self.template,

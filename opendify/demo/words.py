@@ -27,8 +27,9 @@ CALL:{...} makes the model call again; otherwise the model says what the tools s
 
 What happens around it:
 
-    TOOL, TOOL2    agents look at the clock first, once or twice
-    BADTOOL        ... and the tool does not exist
+    TOOL, TOOL2    agents look at the clock first, once or twice; flows have Tool nodes that do
+    BADTOOL        agents do, and the tool does not exist
+    AGENTNODE      the model speaks in an Agent node of the flow, which looks at the clock first and logs its rounds
     ASKHUMAN       the New Agent asks a human and waits
     PAUSE[:KIND]   flows stop for a human to fill in a form (1.16). KIND: files, twice, email (which has no token),
                    expired, lost (the stream after the submit ends too early), stale (the server is behind for a
@@ -74,7 +75,7 @@ SPOKEN = ("HANG", "THINK", "DESCRIBE", "LONG", "SLOW", "BIG", "CJK", "SAY", "ECH
 """The words that make the text, in the order in which they are said."""
 
 KNOWN = frozenset(SPOKEN) | {  # the other words act on the run, not on the text
-    "EMPTY", "TOOL", "TOOL2", "BADTOOL", "ASKHUMAN", "PAUSE", "FILE", "CITE", "TTS", "TWO", "OUTPUTS_ONLY",
+    "EMPTY", "TOOL", "TOOL2", "BADTOOL", "AGENTNODE", "ASKHUMAN", "PAUSE", "FILE", "CITE", "TTS", "TWO", "OUTPUTS_ONLY",
     "JSONOUT", "RETRY", "EXTRAS", "REPLACE", "REPLACE_PREFIX", "FINISH_LENGTH", "FINISH", "NOUSAGE", "STOPPED",
     "FAIL", "PARTIAL", "ERROR_START", "ERROR_MID", "FAULT", "MEND",
 }  # fmt: skip

@@ -7,7 +7,7 @@ from opendify.dialogue import Event
 from opendify.dify.calls import Calls, as_arguments, as_observation, id_of_call, parsed
 from opendify.dify.events import AgentThought, Log
 from opendify.dify.voice import Voice
-from opendify.errors import clean
+from opendify.error_texts import clean
 
 # Of so many rows it is known how much was told.
 MAX_ROWS: Final = 500

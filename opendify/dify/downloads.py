@@ -1,11 +1,9 @@
-"""Files at Dify: what an answer to a request for one brings, and the messages in which links are signed anew."""
+"""Files at Dify: where they are, and what an answer to a request for one brings."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from http import HTTPStatus
-from typing import Final, Protocol
-from urllib.parse import urlencode
+from typing import Final
 
-import msgspec
 from msgspec import Struct
 
 from opendify.dify.apps import MEGABYTE, Access
@@ -13,10 +11,6 @@ from opendify.errors import BrokenUpstream, Refused
 
 FILE_BYTES: Final = 512 * MEGABYTE
 PREFIX: Final = "/v1"
-# The newest messages of a conversation are looked through: this many, then pages of that many.
-FIRST_PAGE: Final = 20
-PAGE: Final = 100
-PAGES: Final = 6
 
 
 class RemoteFile(Struct):
@@ -55,64 +49,3 @@ async def _bounded(body: AsyncIterator[bytes], size: int | None) -> AsyncGenerat
         yield data
     if size is not None and seen < size:
         raise BrokenUpstream("Dify broke off in the middle of a file.")
-
-
-class ListedFile(Struct):
-    """The part of `message_files` that we read."""
-
-    url: str | None = None
-
-
-class Message(Struct):
-    """A message of the list; links in both are signed when it is read."""
-
-    id: str
-    answer: str | None = None
-    message_files: list[ListedFile] | None = None
-
-    @property
-    def links(self) -> Iterator[str]:
-        """Texts that hold its links."""
-        yield from (file.url for file in self.message_files or () if file.url)
-        yield self.answer or ""
-
-
-class Messages(Struct):
-    """`GET /messages`: the oldest of a page comes first."""
-
-    data: list[Message]
-    has_more: bool | None = False
-
-
-class Lister(Protocol):
-    """What asks Dify."""
-
-    async def call(self, access: Access, method: str, path: str, body: bytes | None = None) -> bytes: ...
-
-
-async def signed_anew(
-    dify: Lister, access: Access, user: str, conversation_id: str, message_id: str
-) -> Iterator[str] | None:
-    """Texts that hold the links of a message, signed now; None where Dify does not list it.
-
-    Raises UpstreamError: Refused with status 404 where there is no such conversation any more.
-    """
-    query = {"conversation_id": conversation_id, "user": user, "limit": str(FIRST_PAGE)}
-    for _ in range(PAGES):
-        page = _page(await dify.call(access, "GET", f"/messages?{urlencode(query)}"))
-        if found := next((message for message in page.data if message.id == message_id), None):
-            return found.links
-        if not (page.has_more and page.data):
-            break
-        query |= {"first_id": page.data[0].id, "limit": str(PAGE)}
-    return None
-
-
-def _page(body: bytes) -> Messages:
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BrokenUpstream("Dify's list of messages has another form than expected.") from None
-
-
-_decode = msgspec.json.Decoder(Messages).decode

@@ -17,6 +17,10 @@ class Malformed(Exception):
     """A frame that is not JSON, or a known event without its shape."""
 
 
+# Where an event carries no calls: the very object.
+NO_CALLS: Final = Raw(b"null")
+
+
 class TokenUsage(Struct):
     """`usage` of message_end and of LLM nodes; prices and latencies are left alone."""
 
@@ -42,15 +46,17 @@ class File(Struct):
 
 
 class Message(Struct, tag_field="event", tag="message", gc=False):
-    """A text delta of chat, completion and chatflow apps; the New Agent's closing text."""
+    """A text delta of chat, completion and chatflow apps; the New Agent's closing text. Forks add `tool_calls`."""
 
     answer: str | None = ""
+    tool_calls: Raw = NO_CALLS
 
 
 class AgentMessage(Struct, tag_field="event", tag="agent_message", gc=False):
-    """A text delta of both agents."""
+    """A text delta of both agents. Forks add `tool_calls`."""
 
     answer: str | None = ""
+    tool_calls: Raw = NO_CALLS
 
 
 class MessageFile(Struct, tag_field="event", tag="message_file"):
@@ -77,8 +83,9 @@ class Metadata(Struct):
 
 
 class MessageEnd(Struct, tag_field="event", tag="message_end"):
-    """The end of a chat or completion answer."""
+    """The end of a chat or completion answer. Forks add `tool_calls`."""
 
+    tool_calls: Raw = NO_CALLS
     metadata: Metadata | None = None
     files: list[File] | None = None
 

@@ -10,7 +10,7 @@ from opendify.dialogue import Event, Progress
 from opendify.dify.agents import Logs
 from opendify.dify.calls import Calls, as_arguments, as_json, as_observation, id_of_call, parsed
 from opendify.dify.events import Log, Node
-from opendify.errors import clean
+from opendify.error_texts import clean
 
 MAX_TITLE: Final = 200
 # They take no time, or have a word of their own (text, a form, the events of an iteration): nothing to wait for.

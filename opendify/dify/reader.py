@@ -21,6 +21,7 @@ from opendify.dify.agents import Rows
 from opendify.dify.calls import Calls
 from opendify.dify.citations import Sources
 from opendify.dify.events import (
+    NO_CALLS,
     AgentLog,
     AgentMessage,
     AgentThought,
@@ -48,6 +49,7 @@ from opendify.dify.events import (
     decode,
     envelope,
 )
+from opendify.dify.forwarded import Forwarded
 from opendify.dify.nodes import Nodes
 from opendify.dify.outputs import answer_after, answer_of, files_in, llm_outputs
 from opendify.dify.pauses import LOST_RUN, NOT_RESUMED, UNFINISHED, Pauses, Questions, Resumed
@@ -95,6 +97,7 @@ class Reader:
         self._sources = Sources()
         self._pauses = Pauses(resumed)
         self._questions = Questions()
+        self._forwarded = Forwarded()
         calls = Calls()
         self._rows = Rows(calls, self._voice, bare=self._repeats)
         self._nodes = Nodes(calls, progress=progress)
@@ -142,6 +145,10 @@ class Reader:
 
     def _feed(self, event: DifyEvent | None) -> Sequence[Event]:
         match event:
+            case Message() | AgentMessage() if event.tool_calls is not NO_CALLS:
+                self._forwarded.take(event.tool_calls)
+                event.tool_calls = NO_CALLS
+                return self._feed(event)
             case Message(answer=text) if not self._repeats:
                 return self._say(text)
             case TextChunk(data=data):
@@ -154,10 +161,6 @@ class Reader:
                 return () if self._tail.repeats(text or "") else self._say(text)
             case MessageFile(answer=str(text), url=url) if not url:
                 return self._say(text)
-            case MessageFile(belongs_to="user"):
-                return ()
-            case MessageFile(url=url, type=kind):
-                return tuple(self._files.show([File(url=url, type=kind)]))
             case MessageReplace(answer=text):
                 return () if self._resumed and not event.reason else self._replace(text)
             case ReasoningChunk(data=data):
@@ -168,8 +171,11 @@ class Reader:
                 return tuple(self._learn(event))
 
     def _learn(self, event: DifyEvent) -> Iterator[Event]:
-        """How an answer is made, and how it ends."""
+        """How an answer is made."""
         match event:
+            case MessageFile(url=url, type=kind):
+                if event.belongs_to != "user":
+                    yield from self._files.show([File(url=url, type=kind)])
             case AgentThought():
                 self._questions.read(event)
                 yield from self._rows.read(event)
@@ -184,6 +190,12 @@ class Reader:
                 yield from self._nodes.titled(node, done=False)
             case IterationCompleted(data=node) | LoopCompleted(data=node):
                 yield from self._nodes.titled(node, done=True)
+            case _:
+                yield from self._conclude(event)
+
+    def _conclude(self, event: DifyEvent) -> Iterator[Event]:
+        """How it ends, or pauses."""
+        match event:
             case MessageEnd():
                 yield from self._end(event)
             case WorkflowFinished(data=run):
@@ -232,6 +244,7 @@ class Reader:
         if self._mode != "advanced-chat":
             files = [file for file in files if file.transfer_method == "tool_file"]
         yield from self._files.show(files)
+        self._forwarded.take(event.tool_calls)
         if event.metadata:
             self._sources.settle(event.metadata.retriever_resources)
             reported = event.metadata.usage.to_usage() if event.metadata.usage else Usage()
@@ -282,7 +295,10 @@ class Reader:
         yield from self._rest()
         if citations := self._sources.cited():
             yield Cited(citations)
-        reason, stopped = ("length" if self._cut_short else reason), reason == "length"
+        calls = list(self._forwarded.close())
+        yield from calls
+        stopped = reason == "length"
+        reason = "length" if self._cut_short else "tool_calls" if calls else reason
         yield Finished(reason, self._usage, stopped=stopped, asks=self._repeats and bool(self._questions))
 
     def _fail(self, code: str, message: str, status: int) -> Iterator[Event]:

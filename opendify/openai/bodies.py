@@ -9,7 +9,8 @@ import msgspec
 from litestar import Request
 from litestar.exceptions import InternalServerException
 
-from opendify.errors import ClientGone, InvalidRequest, from_validation
+from opendify.error_answers import from_validation
+from opendify.errors import ClientGone, InvalidRequest
 
 T = TypeVar("T")
 BODY_SECONDS = 120.0

@@ -17,7 +17,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from opendify import sse
 from opendify.dialogue import Event, FinishReason, Ids
-from opendify.errors import ClientGone, OpenDifyError, from_exception
+from opendify.error_answers import from_exception
+from opendify.errors import ClientGone, OpenDifyError
 from opendify.exchange import Answer
 from opendify.run import LEAVE_SECONDS, resolve
 

@@ -1,12 +1,24 @@
 """What agents do besides talking, as clients see it: thinking, tools, sources, steps, suggestions."""
 
 import json
+import re
 from typing import Any
 
 import pytest
-from conftest import MODELS, Serve, Served, text_of
+from conftest import MODELS, Serve, Served, finish_of, frames, text_of
+
+from opendify.dialogue import RUN_ID
 
 AGENTS = ("agent-chat", "agent")
+FLOWS = ("advanced-chat", "workflow")
+# By what is asked, the names of the runs: of a Tool node its title, in an Agent node the tool's own.
+IN_FLOWS = {
+    "TOOL": ["Current Time"],
+    "TOOL2": ["Current Time", "Current Time 2"],
+    "AGENTNODE": ["current_time"],
+    "TOOL AGENTNODE": ["Current Time", "current_time"],
+}
+CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 TALKING = ("chat", "agent-chat", "advanced-chat", "agent", "completion", "workflow")
 
 
@@ -128,6 +140,49 @@ async def test_the_official_client_reads_it(served: Served, mode: str) -> None:
     assert answer.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("generation", ["1.9", "1.16"])
+@pytest.mark.parametrize("word", IN_FLOWS)
+@pytest.mark.parametrize("mode", FLOWS)
+async def test_runs_of_tools_in_flows(serve: Serve, mode: str, word: str, generation: str) -> None:
+    served = await serve(dify={"generation": generation})
+    chunks = await served.stream(f"{word} ECHO:plain", MODELS[mode])
+    parts = [call for delta in deltas(chunks, "tool_calls") for call in delta]
+    calls = [part for part in parts if "id" in part]
+    assert [call["function"]["name"] for call in calls] == IN_FLOWS[word]
+    for call in calls:
+        arguments = [part["function"]["arguments"] for part in parts if part["index"] == call["index"]]
+        assert json.loads("".join(arguments)) == {"timezone": "UTC"}
+    results = [chunk["dify"]["tool_result"] for chunk in chunks if "tool_result" in chunk.get("dify", {})]
+    assert [result["id"] for result in results] == [call["id"] for call in calls]
+    assert len({call["id"] for call in calls}) == len(calls)
+    assert finish_of(chunks) == ["stop"]
+    text = "plain" if "AGENTNODE" not in word else "I will look at the clock. \nplain"
+    assert text_of(chunks) == text
+    message = await whole(served, f"{word} ECHO:plain", mode)
+    assert message["finish_reason"] == "stop"
+    assert message["content"] == text
+    assert [call["function"]["name"] for call in message["tool_calls"]] == IN_FLOWS[word]
+    runs = message["dify"]["tool_runs"]
+    assert [run["name"] for run in runs] == IN_FLOWS[word]
+    for told in (*results, *runs):
+        assert re.fullmatch(CLOCK, told["observation"])
+
+
+@pytest.mark.parametrize("generation", ["1.9", "1.16"])
+@pytest.mark.parametrize("word", IN_FLOWS)
+@pytest.mark.parametrize("mode", FLOWS)
+async def test_runs_of_tools_in_flows_as_lines(serve: Serve, mode: str, word: str, generation: str) -> None:
+    served = await serve(dify={"generation": generation}, agent_tools="reasoning")
+    chunks = await served.stream(f"{word} ECHO:plain", MODELS[mode])
+    message = await whole(served, f"{word} ECHO:plain", mode)
+    assert not deltas(chunks, "tool_calls")
+    assert "tool_calls" not in message
+    lines = "".join(rf'{name} {{"timezone":"UTC"}}\n-> {CLOCK}\n' for name in IN_FLOWS[word])
+    for told in ("".join(deltas(chunks, "reasoning_content")), message["reasoning_content"]):
+        assert re.fullmatch(lines, told)
+    assert text_of(chunks) == message["content"]
+
+
 # -- sources
 
 
@@ -178,3 +233,46 @@ async def test_suggestions(serve: Serve) -> None:
     chunks = await served.stream("ECHO:plain")
     assert chunks[-2]["dify"]["suggested_questions"]
     assert "suggested_questions" not in (await whole(served, "ECHO:plain", "agent-chat"))["top"]
+
+
+# -- clients that run what the app has run already
+
+
+@pytest.mark.parametrize("keeps_the_text", [True, False], ids=["text kept", "calls alone"])
+@pytest.mark.parametrize("mode", AGENTS)
+async def test_results_of_a_finished_call_get_the_answer_again(served: Served, mode: str, keeps_the_text: bool) -> None:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "THINK TOOL ECHO:noon"}]
+    message = await whole(served, "THINK TOOL ECHO:noon", mode)
+    (call,) = message["tool_calls"]
+    messages += [
+        {"role": "assistant", "content": message["content"] if keeps_the_text else None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "unknown tool"},
+    ]
+    body = {"model": MODELS[mode], "messages": messages}
+    response = await served.http.post("/v1/chat/completions", json=body)
+    choice = response.json()["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    told = choice["message"]["content"]  # Dify's own copy has other white space, or the last round alone
+    assert told.strip() == message["content"].strip() if keeps_the_text else told.endswith("noon")
+    assert "think>" not in told
+    assert "tool_calls" not in choice["message"]
+    assert len(served.runs()) == 1
+    streamed = await served.http.post("/v1/chat/completions", json=body | {"stream": True})
+    assert text_of(frames(streamed.text)) == told
+    if keeps_the_text:
+        body["messages"] = [*messages, choice["message"], {"role": "user", "content": "ECHO:on"}]
+        response = await served.http.post("/v1/chat/completions", json=body)
+        assert response.json()["choices"][0]["message"]["content"] == "on"
+        assert served.last_run["conversation_id"] in served.dify.conversations
+
+
+async def test_results_that_nobody_knows_are_a_turn(served: Served) -> None:
+    """An answer of another server: there is nothing to repeat."""
+    call = {"id": f"{RUN_ID}9", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "ECHO:noon"},
+    ]
+    response = await served.http.post("/v1/chat/completions", json={"model": "Helper", "messages": messages})
+    assert response.json()["choices"][0]["message"]["content"] == "noon"

@@ -86,8 +86,8 @@ async def test_before_anything_was_sent(serve: Serve) -> None:
         served = await serve(dify_api_base=base, dify_api_keys="app-x", timeout=1)
         exchange = served.app.state.exchange
         async with calling(served.url, body("hi", "chat")):
-            await eventually(lambda: len(exchange._tasks) == 1)
-        await eventually(lambda: not exchange._tasks)
+            await eventually(lambda: len(exchange.tasks._tasks) == 1)
+        await eventually(lambda: not exchange.tasks._tasks)
 
 
 @pytest.mark.usefixtures("short_goodbyes")
@@ -97,7 +97,7 @@ async def test_a_run_that_never_names_itself(serve: Serve) -> None:
     async with calling(served.url, body("FAULT:noheaders", "chat", stream=True)):
         await eventually(lambda: len(served.runs()) == 1)
     exchange = served.app.state.exchange
-    await eventually(lambda: not exchange._tasks)
+    await eventually(lambda: not exchange.tasks._tasks)
     assert not served.dify.stops
 
 
@@ -186,7 +186,7 @@ async def test_leaving_between_two_attempts(served: Served) -> None:
     async with calling(served.url, body("ECHO:x FAULT:flaky-9", "chat")):
         await eventually(lambda: len(served.runs()) == 1)
     exchange = served.app.state.exchange
-    await eventually(lambda: not exchange._tasks)
+    await eventually(lambda: not exchange.tasks._tasks)
     assert len(served.runs()) == 1
 
 

@@ -64,7 +64,7 @@ async def test_nothing_is_left_behind(serve: Serve) -> None:
     await asyncio.gather(*(keep_visiting(served, random.Random(seed), told) for seed in range(CLIENTS)))
     assert {"left", "done", "failed", "200", "502"} <= told.keys()
     exchange = served.app.state.exchange
-    await eventually(lambda: not exchange._answers and not exchange._tasks)
+    await eventually(lambda: not exchange._answers and not exchange.tasks._tasks)
     await eventually(lambda: served.dify.open_streams == 0)
     assert [wire.open_runs for wire in exchange.gateway._wires.values()] == [0]
     assert not served.told.lines("unexpected")
