@@ -1,6 +1,7 @@
 """The `opendify` command: serve, demo, check."""
 
 import asyncio
+import gc
 import sys
 from contextlib import suppress
 
@@ -32,6 +33,8 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes, instead of WORKERS; several need a Redis.")
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Serve the configured Dify apps."""
+    gc.disable()  # a start makes no garbage to speak of; it is enabled again by the app that has started
+
     import structlog
     import uvicorn
 

@@ -1,9 +1,9 @@
 """Around every request: its id, and one line in the log when it is over."""
 
 import re
+import secrets
 import time
-import uuid
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,37 +12,59 @@ from opendify.errors import ClientGone
 from opendify.exchange import Answer
 from opendify.file_links import ROUTE
 
-SANE_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
-QUIET = {"/healthz", "/readyz"}
-
-log = structlog.get_logger("opendify.access")
+SANE_ID: Final = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
+QUIET: Final = {"/healthz", "/readyz"}
+_SEND: Final = "server_send"
 
 
 def request_id(scope: Scope) -> str:
     """The client's id if it is sane, else one of ours."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given.decode() if SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if SANE_ID.fullmatch(value) else _new_id()
+    return _new_id()
 
 
-async def observe(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one HTTP request with an `x-request-id` on its response, and log it once."""
-    began, name = time.monotonic(), request_id(scope)
-    state = scope.setdefault("state", {})
-    header = (b"x-request-id", name.encode())
-    status = 0
+def _new_id() -> str:
+    return f"req_{secrets.token_hex(16)}"
 
-    async def send_with_id(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = int(message["status"])
-            message["headers"] = [*message["headers"], header]
-        await send(message)
 
-    try:
-        await app(scope, receive, send_with_id)
-    finally:
-        write = log.debug if scope["path"] in QUIET else log.info
-        write("request", id=name, **_line(scope, state, status, began))
+def server_send(scope: Scope, send: Send) -> Send:
+    """The server's own `send`, for the body of a response whose start went through `send`.
+
+    What is wrapped around it looks at the start only, and would be called for each event of a stream.
+    """
+    own: Send = scope["state"].get(_SEND, send)
+    return own
+
+
+class Access:
+    """Sees requests through, each with an id and a line. The log is that of the moment when this is made."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("opendify.access").bind()
+
+    async def observe(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request with an `x-request-id` on its response, and log it once."""
+        began, name = time.monotonic(), request_id(scope)
+        state = scope.setdefault("state", {})
+        state[_SEND] = send
+        header = (b"x-request-id", name.encode())
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        try:
+            await app(scope, receive, send_with_id)
+        finally:
+            del state[_SEND]  # it leads back to the scope: a circle, which only the garbage collector would find
+            write = self._log.debug if scope["path"] in QUIET else self._log.info
+            write("request", id=name, **_line(scope, state, status, began))
 
 
 def loggable(path: str) -> str:
@@ -56,7 +78,7 @@ def _line(scope: Scope, state: dict[str, Any], status: int, began: float) -> dic
     line["seconds"] = round(time.monotonic() - began, 3)
     if caller:
         line["key"] = caller.name
-    return line | (_about(answer, began) if answer else {})
+    return line | _about(answer, began) if answer else line
 
 
 def _about(answer: Answer, began: float) -> dict[str, Any]:

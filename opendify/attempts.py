@@ -72,10 +72,9 @@ class Attempts(Ending):
                     raise
             else:
                 break
-        if self._emulation and self._emulation.repair and not self._left:
-            async with aclosing(self._repaired(self._emulation, conversation, app)) as batches:
-                async for events in batches:
-                    yield events
+        emulated = self._emulation
+        if emulated and emulated.repair and not (self._left or self.cut or self.outcome.done()):
+            yield await self._repaired(emulated, conversation, app)
 
     async def _asked(self, prompt: Prompt, caller: Caller, conversation: Conversation, app: App) -> tuple[Prompt, Told]:
         """The prompt in Dify's terms, and how much of it this conversation has yet to be told."""
@@ -88,7 +87,8 @@ class Attempts(Ending):
         self, prompt: Prompt, told: Told, conversation: Conversation, app: App, sent: Sent
     ) -> AsyncGenerator[Sequence[Event], None]:
         plan = build(prompt, app, self.limits.files, told)
-        await self._uploads.send(plan, self.user, sent)
+        if plan.files:
+            await self._uploads.send(plan, self.user, sent)
         if (seconds := conversation.next_at - time.time()) > 0:
             await asyncio.sleep(min(seconds, TURN_SECONDS))
         body = plan.body(self.user, sent.ids, conversation.id)
@@ -104,22 +104,29 @@ class Attempts(Ending):
                     raise Elsewhere
                 yield self._emulation.feed(events) if self._emulation else events
 
-    async def _repaired(
-        self, emulated: Emulation, conversation: Conversation, app: App
-    ) -> AsyncGenerator[Sequence[Event], None]:
-        """A silent run for calls or a form that do not fit. Where it fails, the answer is what there was before."""
-        conversation.follow(self._run.started if self._run and self._run.started else time.time())
+    async def _repaired(self, emulated: Emulation, conversation: Conversation, app: App) -> Sequence[Event]:
+        """A silent run for calls or JSON that do not fit. Where it fails, the answer is what there was before."""
+        first = self._run
+        conversation.follow(first.started if first and first.started else time.time())
+        until = (first.sent_at if first else self._loop.time()) + self.limits.run
         self._ids_before = self.ids
         self._forget_run()
+        told: list[Event] = []
         try:
-            async with aclosing(self._attempt(*emulated.mend(), conversation, app, Sent([], []))) as batches:
-                async for events in batches:
-                    yield events
-        except OpenDifyError as error:
-            log.info("not_repaired", app=app.name, problem=error.code)
+            async with asyncio.timeout_at(until) as self._patience:
+                async with aclosing(
+                    self._attempt(*emulated.repair_prompt(), conversation, app, Sent([], []))
+                ) as batches:
+                    async for events in batches:
+                        told += events
+        except (OpenDifyError, TimeoutError) as error:
+            log.info("not_repaired", app=app.name, problem=getattr(error, "code", "timeout"))
             conversation.doubt()
-        if rest := emulated.close():
-            yield rest
+            if self._run and not self._run.reader.done:
+                self.spawn(self._stop_at_dify(self._run, self._loop.time() + LEAVE_SECONDS))
+        finally:
+            self._patience = None
+        return [*told, *emulated.close()]
 
     async def _abandon(self, run: Run, conversation: Conversation, app: App) -> None:
         """Stop what Dify began instead of going on, and leave nothing of it."""

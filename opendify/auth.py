@@ -5,8 +5,6 @@ import hmac
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from litestar.enums import ScopeType
-from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
@@ -71,18 +69,21 @@ class KeyRing:
         return found
 
 
-class Authentication(ASGIMiddleware):
+class Authentication:
     """Names the caller of each API request before its body is read."""
-
-    scopes = (ScopeType.HTTP,)
 
     def __init__(self, keys: KeyRing, introduce: Introduce = lambda caller, _: caller) -> None:
         self._keys = keys
         self._introduce = introduce
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Put the Caller into the connection's state. Raises InvalidKey, InvalidUserToken or InvalidRequest."""
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        caller = scope["state"]["caller"] = self._keys.identify(header)  # the log names the key of one refused below
-        scope["state"]["caller"] = self._introduce(caller, scope["headers"])
-        await next_app(scope, receive, send)
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """A middleware: it puts the Caller into the request's state, or raises why there is none."""
+
+        async def named(scope: Scope, receive: Receive, send: Send) -> None:
+            state, headers = scope["state"], scope["headers"]
+            header = next((value for name, value in headers if name == b"authorization"), None)
+            caller = state["caller"] = self._keys.identify(header)  # the log names the key of one refused below
+            state["caller"] = self._introduce(caller, headers)
+            await app(scope, receive, send)
+
+        return named

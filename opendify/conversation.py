@@ -9,7 +9,7 @@ from opendify.dialogue import Event, Ids
 
 # Dify orders turns by whole seconds: one that follows within its predecessor's second may come before it.
 TURN_SECONDS: Final = 1.0
-Rules: TypeAlias = Literal["rules", "form"]
+Topic: TypeAlias = Literal["tools", "format"]
 
 
 class Waits(Struct, frozen=True):
@@ -25,10 +25,10 @@ class Waits(Struct, frozen=True):
     bad: int = 0
 
 
-class Record(Struct):
+class Record(Struct, frozen=True, omit_defaults=True):
     """What is kept of a conversation. `next_at`: when its next turn may start, epoch seconds.
 
-    `system`, `rules` and `form` are digests of what its history has been told: instructions, the client's tools, the
+    `system`, `tools` and `format` are digests of what its history has been told: instructions, the client's tools, the
     form of answers. `salt` makes the tags around calls.
     """
 
@@ -37,9 +37,15 @@ class Record(Struct):
     message_id: str | None = None
     next_at: float = 0.0
     salt: str | None = None
-    rules: str | None = None
-    form: str | None = None
+    tools: str | None = None
+    format: str | None = None
     waits: Waits | None = None
+
+
+class Pointer(Struct, frozen=True):
+    """From a chat's id or a state to the conversation that has it."""
+
+    conversation_id: str
 
 
 class Conversation:
@@ -48,7 +54,8 @@ class Conversation:
     `id` is Dify's, None for a new one. `instructions`: whether the system text goes with this turn.
     `next_at`: this turn may not start before, epoch seconds. `salt` makes the tags around its calls.
     `waits`: its run is paused, and still is after this turn if that does not say otherwise; `submitted` are the tokens
-    of the forms that it has been answered with.
+    of the forms that it has been answered with. `settled`: there is nothing to release.
+    `returns`: whether a later turn can find it.
     """
 
     id: str | None = None
@@ -57,15 +64,17 @@ class Conversation:
     salt: str | None = None
     waits: Waits | None = None
     submitted: tuple[str, ...] = ()
+    settled = True
+    returns = False
 
     async def find(self) -> None:
         """Look for it, and take it for this turn."""
 
-    def lacks(self, kind: Rules, text: str) -> bool:  # noqa: ARG002 (for those that are kept)
+    def lacks(self, kind: Topic, text: str) -> bool:  # noqa: ARG002 (for those that are kept)
         """Whether its history has been told something else than this of the kind, or nothing."""
         return bool(text)
 
-    def tell(self, kind: Rules, text: str) -> None:
+    def tell(self, kind: Topic, text: str) -> None:
         """This turn tells it."""
 
     async def begun(self, ids: Ids) -> None:

@@ -1,8 +1,10 @@
 """The waist between the two protocols: a Prompt goes in, Events come out. Pure data; imports nothing of ours."""
 
+import secrets
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Media: TypeAlias = Literal["image", "audio", "file"]
@@ -11,6 +13,11 @@ FieldKind: TypeAlias = Literal["paragraph", "select", "file", "file-list"]
 
 # What the ids of an app's own runs of tools begin with: so they are known when clients send them back.
 RUN_ID: Final = "call_dify_"
+
+
+def new_call_id() -> str:
+    """The id of a call of the client's tools, as OpenAI's look."""
+    return f"call_{secrets.token_hex(12)}"
 
 
 class Ahead(Struct, frozen=True):
@@ -73,15 +80,11 @@ class Turn(Struct, frozen=True, kw_only=True):
 
 
 class Tool(Struct, frozen=True):
-    """A function of the client. `parameters` is the JSON schema of its arguments, None for none in particular.
-
-    `strict` is the client's word; arguments are checked either way.
-    """
+    """A function of the client. `parameters` is the JSON schema of its arguments, None for none in particular."""
 
     name: str
     description: str = ""
     parameters: dict[str, Any] | None = None
-    strict: bool = False
 
 
 class ToolChoice(Struct, frozen=True):
@@ -95,12 +98,16 @@ class ToolChoice(Struct, frozen=True):
 
 
 class Tools(Struct, frozen=True):
-    """All that a request says of tools. `parallel`: several calls in one answer; `legacy`: declared as `functions`."""
+    """All that a request says of tools. `parallel`: several calls in one answer; `legacy`: declared as `functions`.
+
+    `problem`: what is wrong with them and where, which matters only to an app that is to be told of them.
+    """
 
     tools: tuple[Tool, ...]
     choice: ToolChoice = ToolChoice()
     parallel: bool = True
     legacy: bool = False
+    problem: tuple[str, str] | None = None
 
     @property
     def callable(self) -> dict[str, Tool]:
@@ -115,7 +122,8 @@ class Tools(Struct, frozen=True):
         tools = tuple(tool for tool in self.tools if tool.name != name)
         names = tuple(other for other in self.choice.names if other != name)
         choice = self.choice if names or not self.choice.names else ToolChoice()
-        return Tools(tools, ToolChoice(choice.kind, names), self.parallel, self.legacy) if tools else None
+        left = replace(self, tools=tools, choice=ToolChoice(choice.kind, names))
+        return left if tools or self.problem else None
 
 
 class Format(Struct, frozen=True):
@@ -126,8 +134,6 @@ class Format(Struct, frozen=True):
 
     kind: Literal["json_object", "json_schema"]
     schema: dict[str, Any] | None = None
-    name: str = ""
-    strict: bool = False
     checked: bool = False
 
 

@@ -91,26 +91,33 @@ class LinkRewriter:
     Only what may be the beginning of one is held back, never more than LINK_CHARS.
     """
 
+    __slots__ = ("_last", "_make", "held")
+
     def __init__(self, make: Callable[[str], str]) -> None:
         self._make = make
-        self._held = ""
-        self._last = ""
+        self.held = ""
+        self._last = ""  # what was told last, of which the last character matters
 
     def feed(self, text: str) -> str:
-        """What can be told of the text so far."""
-        if not self._held and "/" not in text and not text.endswith(_HALF_SCHEMES):  # as nearly all pieces are
-            self._last = text[-1:] or self._last
+        """What can be told of the text so far; mostly the very same."""
+        if not (self.held or "/" in text or (text.endswith(_HALF_SCHEMES) and self._begins(text))):
+            self._last = text or self._last
             return text
-        return self._told(self._held + text, is_all=False)
+        return self._told(self.held + text, is_all=False)
 
     def close(self) -> str:
         """The rest: nothing follows."""
-        return self._told(self._held, is_all=True)
+        return self._told(self.held, is_all=True)
+
+    def _begins(self, text: str) -> bool:
+        """Whether a link may have begun at its end."""
+        return _HALF_START.search((self._last[-1:] + text)[-_HALF_CHARS - 1 :]) is not None
 
     def _told(self, text: str, *, is_all: bool) -> str:
-        seen = self._last + text
+        before = self._last[-1:]
+        seen = before + text
         told: list[str] = []
-        place = done = len(self._last)
+        place = done = len(before)
         held = len(seen)
         while start := _START.search(seen, place):
             end = _end(seen, start.end(), start.start() + LINK_CHARS, is_all=is_all)
@@ -124,7 +131,7 @@ class LinkRewriter:
         else:
             half = None if is_all else _HALF_START.search(seen, max(place, len(seen) - _HALF_CHARS))
             held = half.start() if half else held
-        self._held = seen[held:]
+        self.held = seen[held:]
         self._last = seen[held - 1 : held] if held else ""
         return "".join((*told, seen[done:held]))
 

@@ -12,12 +12,15 @@ from opendify.client_tools import texts, turns
 from opendify.client_tools.answer import Piece, ToolAnswer
 from opendify.client_tools.formats import FormatAnswer
 from opendify.client_tools.scanner import MAX_BLOCK
-from opendify.client_tools.tags import Tags, new_salt
-from opendify.conversation import Conversation, Rules
+from opendify.client_tools.tags import Hider, Tags, new_salt
+from opendify.conversation import Conversation, Topic
 from opendify.dialogue import (
     Cited,
     Event,
+    FileOut,
     Finished,
+    Form,
+    Paused,
     Progress,
     Prompt,
     ReasoningDelta,
@@ -33,8 +36,6 @@ from opendify.dify.requests import Told
 from opendify.users import digest_key
 
 NO_TOOLS = Tools((), ToolChoice("none"))
-# What a silent run has no business to tell: it was told by the first one, or is no part of the answer.
-SILENT = (Cited, Progress, ReasoningDelta)
 
 
 def emulation(prompt: Prompt, conversation: Conversation, app: App, secret: str) -> "Emulation | None":
@@ -43,7 +44,7 @@ def emulation(prompt: Prompt, conversation: Conversation, app: App, secret: str)
     if conversation.salt is None and tools.callable:
         conversation.salt = new_salt()
     tags = Tags.of(digest_key(secret, app), conversation.salt) if conversation.salt else None
-    if tags is None and not prompt.format and not conversation.lacks("form", ""):
+    if tags is None and not prompt.format and not conversation.lacks("format", ""):
         return None
     return Emulation(prompt, conversation, app, tools, tags)
 
@@ -61,8 +62,11 @@ class Emulation:
         self._tools = tools
         self._tags = tags
         self._answer = ToolAnswer(tools, tags) if tags else None
-        self._form = FormatAnswer(prompt.format) if prompt.format and prompt.format.checked else None
+        self._format = FormatAnswer(prompt.format) if prompt.format and prompt.format.checked else None
         self._held: list[str] = []  # of an answer that is told once it is known to fit
+        self._thoughts = Hider(tags) if tags else None
+        self._words: Hider | None = None  # of text that is nobody's to call with
+        self._asks = False
         self._raw: list[str] = []
         self._room = 0 if app.converses else MAX_BLOCK
         self._withheld: Finished | None = None
@@ -93,13 +97,13 @@ class Emulation:
     def _news(self) -> Iterator[str]:
         """What has to be said of tools and of the form of the answer: what Dify's history does not hold already."""
         rules = texts.rules(self._tools, self._tags) if self._tags and self._tools.callable else ""
-        if rules and self._is_news("rules", rules):
+        if rules and self._is_news("tools", rules):
             yield rules
-        form = texts.form(self._prompt.format) if self._prompt.format else ""
-        if self._is_news("form", form):
-            yield form or texts.ANY_FORM
+        wanted = texts.format_rules(self._prompt.format) if self._prompt.format else ""
+        if self._is_news("format", wanted):
+            yield wanted or texts.ANY_FORMAT
 
-    def _is_news(self, kind: Rules, text: str) -> bool:
+    def _is_news(self, kind: Topic, text: str) -> bool:
         if self._app.system_input:  # which is sent with every turn
             return bool(text)
         if not self._conversation.lacks(kind, text):
@@ -107,7 +111,7 @@ class Emulation:
         self._conversation.tell(kind, text)
         return True
 
-    def mend(self) -> tuple[Prompt, Told]:
+    def repair_prompt(self) -> tuple[Prompt, Told]:
         """What the app is told in the silent run."""
         prompt = self._prompt
         ask = Turn(role="user", text=self.repair or "")
@@ -121,7 +125,12 @@ class Emulation:
 
     def feed(self, events: Sequence[Event]) -> Sequence[Event]:
         """The events as the client gets them."""
-        return [shown for event in events for shown in self._shown(event)]
+        shown: list[Event] = []
+        for event in events:
+            if self._thoughts and not isinstance(event, ReasoningDelta) and (rest := self._thoughts.close()):
+                shown.append(ReasoningDelta(rest))
+            shown += self._shown(event)
+        return shown
 
     def close(self) -> Sequence[Event]:
         """The withheld end, where no other run came to one: what that said so far is not told."""
@@ -137,18 +146,42 @@ class Emulation:
             case TextDelta(text=text):
                 self._remember(text)
                 yield from self._said(self._answer.feed(text) if self._answer else [text])
-            case TextReplaced():  # by moderation: no calls are read out of that
-                self._answer = self._form = None
-                yield event
-            case Finished() if first := self._withheld:
-                self._withheld = None
-                yield from self._ended(replace(event, usage=first.usage + event.usage))
+            case ReasoningDelta() | Cited() | Progress():
+                yield from self._beside(event)
+            case TextReplaced(text=text):  # by moderation: no calls are read out of what comes now
+                self._answer = self._format = None
+                self._words = Hider(self._tags) if self._tags else None
+                yield TextReplaced(self._tags.hide(text) if self._tags else text)
+            case Paused():
+                yield from self._paused(event)
             case Finished():
                 yield from self._over(event)
-            case _ if self._withheld and isinstance(event, SILENT):
-                return
-            case _:
+            case _ if not (self._format and isinstance(event, FileOut)):  # a link beside JSON would make it none
                 yield event
+
+    def _beside(self, event: ReasoningDelta | Cited | Progress) -> Iterator[Event]:
+        """What was told by the first run, or is no part of the answer, is not told by a silent one."""
+        if self._withheld:
+            return
+        if isinstance(event, ReasoningDelta) and self._thoughts:
+            if text := self._thoughts.feed(event.text):
+                yield ReasoningDelta(text)
+        else:
+            yield event
+
+    def _paused(self, paused: Paused) -> Iterator[Event]:
+        """A run that waits for a person is asked nothing else: what it has said is told as it is."""
+        self._asks = True
+        if self._answer:
+            yield from self._said(self._answer.close())
+        said, self._format = "".join(self._held), None
+        self._held.clear()
+        if said:
+            yield TextDelta(said)
+        yield replace(paused, forms=tuple(self._hidden(form) for form in paused.forms))
+
+    def _hidden(self, form: Form) -> Form:
+        return replace(form, content=self._tags.hide(form.content)) if self._tags else form
 
     def _remember(self, text: str) -> None:
         if self._room > 0:
@@ -159,21 +192,25 @@ class Emulation:
         for piece in pieces:
             if isinstance(piece, ToolCall):
                 yield piece
-            elif self._form:
+            elif self._format:
                 self._held.append(piece)
-            else:
-                yield TextDelta(piece)
+            elif shown := self._words.feed(piece) if self._words else piece:
+                yield TextDelta(shown)
 
     def _over(self, finished: Finished) -> Iterator[Event]:
-        """The end of the first run: the answer's as well, unless there is something to repair."""
+        """The end of a run: the answer's as well, unless there is something to repair."""
+        if first := self._withheld:
+            self._withheld = None
+            yield from self._ended(replace(finished, usage=first.usage + finished.usage))
+            return
         if self._answer:
             yield from self._said(self._answer.close())
             self.repair = self._answer.repair
-        if self._form and not self.repair and not self._called:
-            self._form.take("".join(self._held))
+        if self._format and not self.repair and not self._called:
+            self._format.take("".join(self._held))
             self._held.clear()
-            self.repair = self._form.repair
-        if self.repair and finished.reason == "stop":
+            self.repair = self._format.repair
+        if self.repair and finished.reason == "stop" and not (self._asks or finished.asks):
             self._withheld = finished
             return
         self.repair = None
@@ -183,18 +220,20 @@ class Emulation:
         """The end of the answer."""
         if self._answer:
             yield from self._said(self._answer.close())
-        if self._form and (text := self._fitting(self._form)):
+        if self._words and (rest := self._words.close()):
+            yield TextDelta(rest)
+        if self._format and (text := self._fitting(self._format)):
             yield TextDelta(text)
         yield replace(finished, reason="tool_calls") if self._called else finished
 
-    def _fitting(self, form: FormatAnswer) -> str:
-        """The text of an answer that was to have a form; with calls, that is another turn's business."""
+    def _fitting(self, wanted: FormatAnswer) -> str:
+        """The text of an answer that was to have a format; with calls, that is another turn's business."""
         said = "".join(self._held)
         if self._called:
             return said
         if said:
-            form.take(said)
-        return form.text
+            wanted.take(said)
+        return wanted.text
 
     @property
     def _called(self) -> bool:

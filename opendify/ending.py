@@ -39,6 +39,7 @@ class Ending:
         self._ids_before: Ids | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._patience: asyncio.Timeout | None = None  # with a run that the answer can do without
         self._left = False
 
     @property
@@ -83,9 +84,9 @@ class Ending:
             await asyncio.wait((run.identified,), timeout=LEAVE_SECONDS)
             await self._stop_at_dify(run, until)
         finally:
-            if self._reading:
-                await asyncio.wait((self._reading,), timeout=max(until - self._loop.time(), 0))
-                self._reading.cancel()
+            if reading := self._reading:
+                await asyncio.wait((reading,), timeout=max(until - self._loop.time(), 0))
+                reading.cancel()
 
     async def _stop_at_dify(self, run: Run, until: float) -> None:
         if not (self.app and run.ids.task_id):
@@ -108,7 +109,9 @@ class Ending:
         silent_since = now if run.waiting_since is None else run.waiting_since
         due.append((silent_since + limits.silence, f"Dify was silent for {limits.silence:g} seconds."))
         moment, message = min(due)
-        if moment <= now:
+        if moment <= now and self._patience:
+            self._patience.reschedule(now)
+        elif moment <= now:
             self.leave(UpstreamTimeout(message))
         else:
             self._timer = self._loop.call_at(moment, self._mind_the_time, run)

@@ -7,8 +7,8 @@ for a moment, since a run whose stream is dropped loses what it said.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from urllib.parse import urljoin
 
@@ -19,7 +19,7 @@ from opendify import background
 from opendify.auth import Caller
 from opendify.background import Task
 from opendify.conversation import Conversation
-from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, ToolRun, Usage
+from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Usage
 from opendify.dify.apps import App
 from opendify.dify.catalog import Catalog
 from opendify.dify.gateway import Gateway
@@ -41,6 +41,7 @@ from opendify.repeats import Repeats, answered_before
 from opendify.resumes import Resumes
 from opendify.run import LEAVE_SECONDS
 from opendify.scope import Scope
+from opendify.suggestions import SUGGESTION_SECONDS, suggestions
 from opendify.tasks import Tasks
 from opendify.uploads import Uploads
 from opendify.users import Users
@@ -48,8 +49,6 @@ from opendify.ways import style_of, with_tools
 
 # A store that is away is not waited for at the end.
 ASIDE_SECONDS = 1.0
-# What Dify suggests to ask next is worth no longer wait.
-SUGGESTION_SECONDS = 1.0
 # Dify's ways of saying that an app is not what `/info` and `/parameters` said last.
 APP_CHANGED = {
     "not_chat_app",
@@ -133,7 +132,6 @@ class Answer(Resumes):
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
         self._style = Style()
-        self._ran: str | None = None
 
     @property
     def reasoning_key(self) -> str:
@@ -146,12 +144,38 @@ class Answer(Resumes):
         """The events, those of one network read together. A failure resolves `outcome`, it is not raised."""
         if self._left:
             return
+        async with self._watched():
+            app = await self._app_of_prompt()
+            if known := await self._known(app):
+                yield known
+                return
+            async with self._conversing(app) as conversation, aclosing(self._said(conversation, app)) as batches:
+                links = Linked(partial(self._link, app))
+                presenter = Presenter(self._style, returns=conversation.returns)
+                failure: UpstreamError | None = None
+                try:
+                    async for said in batches:
+                        events = presenter.feed(links.feed(said))
+                        conversation.hear(events)
+                        self._note(events)
+                        if self.finished:
+                            events = await self._ended(events, presenter.ran, conversation, app)
+                        if events:
+                            yield events
+                except UpstreamError as error:
+                    failure = error
+                if rest := presenter.feed(links.close()):
+                    yield rest
+                if failure:
+                    raise failure
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """Count as under way, and end with what goes wrong."""
         self._reading = asyncio.current_task()
         self._exchange.began(self)
         try:
-            async with aclosing(self._converse()) as batches:
-                async for events in batches:
-                    yield events
+            yield
         except BrokenUpstream as error:  # the run may still be alive behind a broken connection
             self.leave(error)
         except OpenDifyError as error:
@@ -161,10 +185,12 @@ class Answer(Resumes):
             self.leave(from_exception(error))
         finally:
             self._exchange.ended(self)
+            self._reading = None
             if self._timer:
                 self._timer.cancel()
 
-    async def _converse(self) -> AsyncGenerator[Sequence[Event], None]:
+    async def _app_of_prompt(self) -> App:
+        """The app that answers, and what its settings make of the prompt. Raises ModelNotFound, InvalidRequest."""
         exchange, prompt, caller = self._exchange, self._prompt, self._caller
         self.app = app = await exchange.catalog.find(prompt.model, caller.may_use)
         way = app.config.background_tasks or "isolated"
@@ -173,29 +199,47 @@ class Answer(Resumes):
         self.limits = exchange.limits.of(app)
         self._style = style_of(app, prompt)
         if prompt.tools:
-            self._prompt = prompt = with_tools(prompt, app)
+            self._prompt = prompt = with_tools(self._prompt, app)
         self.user = exchange.users.of(caller, prompt.user, app)
-        if self.task and way == "local" and self.task not in background.WORTH_A_RUN:
-            yield await self._answer_here(self.task, app)
-            return
-        if (last := answered_before(prompt.turns)) and (text := await self._repeats(app).text(last)):
-            links = Linked(partial(self._link, app))
-            self.finished = Finished("stop", Usage())
-            yield [*links.feed([TextDelta(text)]), *links.close(), self.finished]
-            return
-        alone = self.task is not None and way != "pass"
+        return app
+
+    async def _known(self, app: App) -> Sequence[Event]:
+        """The whole answer, where it needs no run."""
+        if self.task and app.config.background_tasks == "local" and self.task not in background.WORTH_A_RUN:
+            return await self._answer_here(self.task, app)
+        last = answered_before(self._prompt.turns)
+        text = await self._repeats(app).text(last) if last else ""
+        if not text:
+            return ()
+        links = Linked(partial(self._link, app))
+        self.finished = Finished("stop", Usage())
+        return [*links.feed([TextDelta(text)]), *links.close(), self.finished]
+
+    @asynccontextmanager
+    async def _conversing(self, app: App) -> AsyncIterator[Conversation]:
+        """The conversation of the answer, found; afterwards it is let go of, one for this answer alone deleted."""
+        exchange, prompt, caller = self._exchange, self._prompt, self._caller
+        alone = self.task is not None and app.config.background_tasks != "pass"
         conversation = Conversation() if alone else exchange.memory.conversation(prompt, app, caller, self.user)
         try:
-            async with aclosing(self._answer_in(conversation, app)) as batches:
-                async for events in batches:
-                    yield events
+            await conversation.find()
+            yield conversation
         except Refused as error:
             if error.upstream_code in APP_CHANGED and error.code != "rate_limit_exceeded":
                 await exchange.catalog.changed(app)
             raise
         finally:
+            if not conversation.settled:
+                exchange.tasks.aside(conversation.release(self.ids, ran=self._may_have_run))
             if alone and app.converses and self.ids.conversation_id:
                 self.spawn(self._forget(app, self.ids.conversation_id))
+
+    def _said(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
+        """What the app says: in a run, or in the rest of one that waited for a person."""
+        prompt, caller = self._prompt, self._caller
+        if conversation.waits:
+            return self._resumed(conversation.waits, prompt, caller, conversation, app)
+        return self._runs(prompt, caller, conversation, app)
 
     async def _other_app(self, app: App, model: str) -> App:
         """The app that background tasks go to, with their words alone; for callers who may not use it, the same."""
@@ -208,51 +252,30 @@ class Answer(Resumes):
 
     async def _answer_here(self, task: Task, app: App) -> Sequence[Event]:
         """What a background task is told without a run."""
-        asks = task is Task.FOLLOW_UPS and app.suggests
-        message_id = await self._exchange.memory.last_message(app, self._caller, self.user) if asks else None
-        suggestions: list[str] = []
-        if message_id:
-            try:
-                suggestions = await self._gateway.suggestions(app, self.user, message_id)
-            except OpenDifyError as error:  # no suggestions are no failure
-                log.info("no_suggestions", app=app.name, problem=error.code)
+        asked: tuple[str, ...] = ()
+        if task is Task.FOLLOW_UPS and app.suggests:
+            message_id = await self._exchange.memory.last_message(app, self._caller, self.user)
+            asked = await suggestions(self._gateway, app, self.user, message_id)
         self.finished = Finished("stop", Usage())
-        text = background.answer(task, self._prompt.turns, suggestions)
+        text = background.answer(task, self._prompt.turns, asked)
         return (TextDelta(text), self.finished) if text else (self.finished,)
 
-    async def _answer_in(self, conversation: Conversation, app: App) -> AsyncGenerator[Sequence[Event], None]:
-        """Hear what is said, so that the next turn finds this one: known before the client has its last word."""
-        links, presenter = Linked(partial(self._link, app)), Presenter(self._style)
-        prompt, caller = self._prompt, self._caller
-        try:
-            await conversation.find()
-            asked = (prompt, caller, conversation, app)
-            batches = self._resumed(conversation.waits, *asked) if conversation.waits else self._runs(*asked)
-            async with aclosing(batches):
-                async for said in batches:
-                    if events := await self._shown(presenter.feed(links.feed(said)), conversation, app):
-                        yield events
-            if rest := presenter.feed(links.close()):
-                yield rest
-        except UpstreamError:
-            if rest := presenter.feed(links.close()):
-                yield rest
-            raise
-        finally:
-            self._exchange.tasks.aside(conversation.release(self.ids, ran=self._may_have_run))
-
-    async def _shown(self, events: Sequence[Event], conversation: Conversation, app: App) -> Sequence[Event]:
-        """Note what is shown; with the last of it, the conversation can be gone on with."""
-        conversation.hear(events)
-        self._note(events)
-        if self.finished and not (self.finished.stopped or self.cut or self._left):
-            if self.finished.asks:
-                conversation.doubt()
-            if self._ran:
-                self._exchange.tasks.aside(self._repeats(app).note(self._ran, self.ids))
-            started = self._run.started if self._run else None
-            await conversation.keep(self.ids, started or time.time())
-            return await self._suggested(events, app)
+    async def _ended(
+        self, events: Sequence[Event], ran: str | None, conversation: Conversation, app: App
+    ) -> Sequence[Event]:
+        """The last events; with them, before the client has its last word, the conversation can be gone on with."""
+        if self.finished is None or self.finished.stopped or self.cut or self._left:
+            return events
+        if self.finished.asks:
+            conversation.doubt()
+        if ran:
+            self._exchange.tasks.aside(self._repeats(app).note(ran, self.ids))
+        started = self._run.started if self._run else None
+        await conversation.keep(self.ids, started or time.time())
+        if app.config.suggestions == "on":
+            asked = await suggestions(self._gateway, app, self.user, self.ids.message_id, SUGGESTION_SECONDS)
+            self.finished = replace(self.finished, suggestions=asked)
+            return [*events[:-1], self.finished]
         return events
 
     def _repeats(self, app: App) -> Repeats:
@@ -267,25 +290,9 @@ class Answer(Resumes):
         return self._exchange.proxy.link(app, self.user, self.ids, url, base=self._base, name=name)
 
     def _note(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self._told = self._told or not isinstance(event, Started)
-            if self._ran is None and isinstance(event, ToolRun):
-                self._ran = event.id
-            if self.first_text_at is None and isinstance(event, TextDelta):
+        if self.first_text_at is None:
+            self._told = self._told or not all(isinstance(event, Started) for event in events)
+            if any(isinstance(event, TextDelta) for event in events):
                 self.first_text_at = self._loop.time()
         if events and isinstance(finished := events[-1], Finished):
             self.finished = finished
-
-    async def _suggested(self, events: Sequence[Event], app: App) -> Sequence[Event]:
-        """The last events with what Dify suggests to ask next, if it says so within a moment."""
-        message_id = self.ids.message_id
-        if not (app.config.suggestions == "on" and app.suggests and message_id and self.finished):
-            return events
-        try:
-            async with asyncio.timeout(SUGGESTION_SECONDS):
-                asked = await self._gateway.suggestions(app, self.user, message_id)
-        except (OpenDifyError, TimeoutError) as error:  # no suggestions are no failure
-            log.info("no_suggestions", app=app.name, problem=type(error).__name__)
-            return events
-        self.finished = replace(self.finished, suggestions=tuple(asked))
-        return [*events[:-1], self.finished]

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from opendify.auth import Caller
 from opendify.errors import InvalidRequest, InvalidUserToken
-from opendify.users import verified_user
 
 CONVERSATION: Final = b"x-dify-conversation-id"
 USER_TOKEN: Final = b"x-openwebui-user-jwt"
@@ -48,6 +47,10 @@ class Introduction:
         self._secret = jwt_secret
         self._known = {CONVERSATION, USER_TOKEN, *names.chat, *names.user, *names.task}
         self._distrusted: set[str] = set()
+        if jwt_secret:
+            from opendify.user_tokens import verified_user  # noqa: PLC0415 (9 MB that most servers need not load)
+
+            self._verified_user = verified_user
         if jwt_secret and len(jwt_secret.encode()) < SECRET_BYTES:
             advice = "make one with `openssl rand -hex 32` and set it here and in Open WebUI"
             log.warning("weak_secret", setting="OPENWEBUI_JWT_SECRET", bytes_needed=SECRET_BYTES, advice=advice)
@@ -73,7 +76,7 @@ class Introduction:
         if self._secret and (tokens := sent.get(USER_TOKEN)):
             if len(tokens) > 1:
                 raise InvalidUserToken
-            return verified_user(tokens[0], self._secret)
+            return self._verified_user(tokens[0], self._secret)
         return self._trusted(caller, sent, self._names.user)
 
     def _trusted(self, caller: Caller, sent: SentHeaders, names: Sequence[bytes]) -> str | None:

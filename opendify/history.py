@@ -11,7 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from opendify.client_tools.reading import canonical
-from opendify.dialogue import Attachment, Event, FileOut, Paused, TextDelta, TextReplaced, ToolCall, Turn
+from opendify.dialogue import (
+    Attachment,
+    Event,
+    FileOut,
+    Paused,
+    ReasoningDelta,
+    TextDelta,
+    TextReplaced,
+    ToolCall,
+    Turn,
+)
 from opendify.links import markdown
 from opendify.thinking import ThinkSplitter
 
@@ -29,38 +39,28 @@ _FOLDED = re.compile(r'<details\s[^<>]{0,300}?\btype="(?:reasoning|tool_calls|co
 class AnswerDigest:
     """The digest of one answer's visible text, fed in any pieces; its state has a constant size."""
 
+    __slots__ = ("_begun", "_gap", "_hash", "_left", "_splitter")
+
     def __init__(self) -> None:
         self._splitter = ThinkSplitter()
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        self._parts: list[str] = []
-        self._size = 0
         self._left = SPLIT_CHARS
         self._begun = False
         self._gap = False
 
     def hear(self, text: str) -> None:
         """The next piece."""
-        self._parts.append(text)
-        self._size += len(text)
-        if self._size > PIECE_CHARS:
-            self._take()
-
-    def digest(self) -> bytes:
-        """Of everything so far; nothing can follow."""
-        self._take()
-        self._see(self._splitter.close())
-        return self._hash.digest() if self._begun else b""
-
-    def _take(self) -> None:
-        text = "".join(self._parts)
-        self._parts.clear()
-        self._size = 0
         split, rest = text[: self._left], text[self._left :]
         self._left -= len(split)
         self._see(self._splitter.feed(split))
         if rest:
             self._see(self._splitter.close())
             self._add(rest)
+
+    def digest(self) -> bytes:
+        """Of everything so far; nothing can follow."""
+        self._see(self._splitter.close())
+        return self._hash.digest() if self._begun else b""
 
     def _see(self, pieces: Iterable[tuple[bool, str]]) -> None:
         for is_thinking, text in pieces:
@@ -146,30 +146,47 @@ class Chain:
 class Listener:
     """Hears an answer as its client will show it, for its digest. `paused`: it ends with a question to a person."""
 
+    __slots__ = ("_answer", "_calls", "_size", "_texts", "paused")
+
     def __init__(self) -> None:
         self._answer = AnswerDigest()
+        self._texts: list[str] = []
+        self._size = 0
         self._calls: list[bytes] = []
         self.paused: Paused | None = None
 
     def hear(self, events: Iterable[Event]) -> None:
         """The next events."""
         for event in events:
-            match event:
-                case TextDelta(text=text):
-                    self._answer.hear(text)
-                case FileOut():
-                    self._answer.hear(markdown(event))
-                case ToolCall():
-                    self._calls.append(call_digest(event))
-                case Paused():
-                    self.paused = event
-                case TextReplaced(text=text):
-                    self._answer = AnswerDigest()
-                    self._answer.hear(text)
+            if type(event) is TextDelta:
+                self._texts.append(event.text)
+                self._size += len(event.text)
+            elif type(event) is not ReasoningDelta:
+                self._heed(event)
+        if self._size > PIECE_CHARS:
+            self._digest()
 
     def tell(self, chain: Chain) -> None:
         """Go on with what was heard; nothing can follow."""
+        self._digest()
         chain.answer(self._answer.digest(), self._calls)
+
+    def _heed(self, event: Event) -> None:
+        match event:
+            case FileOut():
+                self._texts.append(markdown(event))
+            case ToolCall():
+                self._calls.append(call_digest(event))
+            case Paused():
+                self.paused = event
+            case TextReplaced(text=text):
+                self._answer = AnswerDigest()
+                self._texts = [text]
+
+    def _digest(self) -> None:
+        self._answer.hear("".join(self._texts))
+        self._texts.clear()
+        self._size = 0
 
 
 def call_digest(call: ToolCall) -> bytes:

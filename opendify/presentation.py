@@ -11,7 +11,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from opendify import human_input
-from opendify.client_tools.answer import new_id
 from opendify.dialogue import (
     Citation,
     Cited,
@@ -25,6 +24,7 @@ from opendify.dialogue import (
     ToolCall,
     ToolResult,
     ToolRun,
+    new_call_id,
 )
 from opendify.human_input import shown
 from opendify.links import target
@@ -37,6 +37,7 @@ ProgressShown: TypeAlias = Literal["off", "reasoning", "status"]
 # A step among the reasoning is a line to glance at, not a record.
 LINE_CHARS: Final = 300
 PLAIN: Final = (TextDelta, Started)
+THOUGHT: Final = (*PLAIN, ReasoningDelta)
 
 
 class Style(Struct, frozen=True):
@@ -54,20 +55,28 @@ class Style(Struct, frozen=True):
 
 
 class Presenter:
-    """Turns the events of one answer into those that its client is shown."""
+    """Turns the events of one answer into those that its client is shown. `ran` is the id of a run that it is told.
 
-    def __init__(self, style: Style) -> None:
+    `returns`: whether a later turn can answer a form.
+    """
+
+    def __init__(self, style: Style, *, returns: bool = True) -> None:
         self._style = style
+        self._returns = returns
+        self._plain = THOUGHT if style.reasoning in {"reasoning_content", "reasoning"} else PLAIN
         self._thinking = False
-        self._mid_line = False
+        self._thought = ""  # what was told last of it
         self._asked = False
+        self.ran: str | None = None
 
     def feed(self, events: Sequence[Event]) -> Sequence[Event]:
-        """What is shown for events that came together. Text passes as it is."""
+        """What is shown for events that came together. Text passes as it is, thinking where it has a place."""
         if not self._thinking:
             for event in events:
-                if not isinstance(event, PLAIN):
+                if not isinstance(event, self._plain):
                     break
+                if type(event) is ReasoningDelta:
+                    self._thought = event.text
             else:
                 return events
         return list(self._placed(self._shown(events)))
@@ -78,12 +87,8 @@ class Presenter:
         style = self._style
         for event in events:
             match event:
-                case ToolRun() if style.agent_tools == "reasoning":
-                    yield self._line(f"{event.name} {event.arguments}")
-                case ToolResult() if style.agent_tools == "reasoning":
-                    yield self._line(f"-> {event.observation}")
-                case ToolRun() | ToolResult() if style.agent_tools == "off":
-                    continue
+                case ToolRun() | ToolResult():
+                    yield from self._tool(event)
                 case Progress() if style.progress == "reasoning":
                     yield self._line(f"{event.title}{': done' if event.done else ''}")
                 case Cited():
@@ -93,23 +98,35 @@ class Presenter:
                 case Finished() if self._asked:
                     yield replace(event, reason="tool_calls")
                 case ReasoningDelta(text=text):
-                    self._mid_line = not text.endswith("\n")
+                    self._thought = text
                     yield event
                 case _:
                     yield event
+
+    def _tool(self, event: ToolRun | ToolResult) -> Iterator[Event]:
+        """What the app's own tools do."""
+        if self._style.agent_tools == "tool_calls":
+            self.ran = self.ran or event.id
+            yield event
+        elif self._style.agent_tools == "reasoning":
+            told = f"{event.name} {event.arguments}" if isinstance(event, ToolRun) else f"-> {event.observation}"
+            yield self._line(told)
 
     def _line(self, text: str) -> ReasoningDelta:
         """A line of its own among the reasoning."""
         line = " ".join(text.split())
         line = line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}..."
-        begin, self._mid_line = ("\n" if self._mid_line else ""), False
-        return ReasoningDelta(f"{begin}{line}\n")
+        begin = "\n" if self._thought and not self._thought.endswith("\n") else ""
+        self._thought = f"{begin}{line}\n"
+        return ReasoningDelta(self._thought)
 
     def _form(self, paused: Paused) -> Iterator[Event]:
         """What a person is asked, for people or for a program; and that they are."""
+        if not self._returns:
+            paused = replace(paused, forms=tuple(replace(form, token=None) for form in paused.forms))
         if self._style.form_calls and human_input.open_form(paused.forms):
             self._asked = True
-            yield ToolCall(new_id(), human_input.TOOL, shown.call_arguments(paused.forms))
+            yield ToolCall(new_call_id(), human_input.TOOL, shown.call_arguments(paused.forms))
         else:
             begin = "\n\n" if paused.spoken else ""
             yield TextDelta(begin + shown.markdown(paused.forms))

@@ -11,6 +11,7 @@ from opendify.dify.apps import App
 from opendify.dify.gateway import Gateway
 from opendify.dify.messages import message_of
 from opendify.dify.outputs import answer_of
+from opendify.dify.pauses import ASKING_TOOL
 from opendify.dify.resume import run_detail
 from opendify.errors import UpstreamError
 from opendify.scope import Scope
@@ -30,7 +31,7 @@ def answered_before(turns: Sequence[Turn]) -> Turn | None:
         results.append(asking.pop())
     if not (results and asking):
         return None
-    ids = {call.id for call in asking[-1].calls}
+    ids = {call.id for call in asking[-1].calls if call.name != ASKING_TOOL}  # which waits for its answer
     return asking[-1] if all(result.call_id in ids for result in results) else None
 
 

@@ -11,26 +11,31 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
+from opendify import human_input
 from opendify.attempts import Attempts
 from opendify.auth import Caller
 from opendify.conversation import Conversation, Waits
-from opendify.dialogue import Event, Finished, Form, Ids, Prompt, TextDelta, Usage
+from opendify.dialogue import Event, Finished, Form, Ids, Prompt, TextDelta, Turn, Usage
 from opendify.dify import resume
 from opendify.dify.apps import App
 from opendify.dify.files import unplaced
 from opendify.dify.pauses import Resumed
 from opendify.dify.requests import RunPlan
-from opendify.dify.transcript import newest
+from opendify.dify.transcript import answered
 from opendify.emulation import emulation
-from opendify.errors import OpenDifyError, Refused, StreamLost, UpstreamTimeout
+from opendify.errors import BrokenUpstream, Refused, StreamLost, UpstreamTimeout
 from opendify.human_input.reading import NOTHING, BadReply
 from opendify.human_input.replies import Reply, read_reply
-from opendify.human_input.shown import CLOSED, WAITING, told_back
-from opendify.run import Run, parted
+from opendify.human_input.shown import CLOSED_FORMS, WAITING, told_back
+from opendify.run import parted, reader_of
 from opendify.uploads import Sent
 
 # How long a run that takes no reply from here is asked for what has become of it.
-LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 2.0
+# A run that loops through a form is remembered by so many of its tokens.
+MAX_SUBMITTED: Final = 50
+STILL_WAITS: Final = "The app still waits for an answer to its form."
+ALL_AGAIN: Final = "Please write all of the answer again."
 
 log = structlog.get_logger("opendify.resumes")
 
@@ -61,15 +66,19 @@ class Resumes(Attempts):
             async with aclosing(self._answered(form, waits, prompt, caller, conversation, app)) as batches:
                 async for events in batches:
                     yield events
-        except Refused as error:
+        except (Refused, BrokenUpstream) as error:
             if (why := resume.closed(error)) is None:
                 raise
-            yield await self._look(waits, CLOSED[why], conversation, app)
+            self._forget_run()
+            yield await self._look(waits, CLOSED_FORMS[why], conversation, app)
 
     async def _answered(
         self, form: Form, waits: Waits, prompt: Prompt, caller: Caller, conversation: Conversation, app: App
     ) -> AsyncGenerator[Sequence[Event], None]:
         """The rest of the run, or what is wrong with the reply."""
+        if not any(map(is_reply, prompt.turns[answered(prompt.turns) :])):  # but results of other tools
+            yield [TextDelta(told_back(STILL_WAITS, form)), Finished("stop", Usage())]
+            return
         try:
             reply = await self._reply(form, waits, prompt, caller, app)
             async with aclosing(self._rest(waits, reply, conversation, app)) as batches:
@@ -90,19 +99,23 @@ class Resumes(Attempts):
         """What this turn submits, with what earlier replies have said already. Raises BadReply."""
         most = self.limits.files
         prompt = await self._uploads.kept.resolve(prompt, caller, app, most, is_known=True)
-        place = newest(prompt.turns)
-        asking = [turn for turn in prompt.turns[:place] if turn.role in {"user", "tool"}]
+        *earlier, reply = filter(is_reply, prompt.turns)
         known = NOTHING
-        for turn in asking[len(asking) - waits.bad :]:
+        for turn in earlier[max(len(earlier) - waits.bad, 0) :]:
             try:
                 read_reply(turn.text, form, known=known)
             except BadReply as bad:
                 known = bad.inputs
-        plan = RunPlan(app, "", {}, unplaced(app, prompt.turns[place].attachments, most))
+        plan = RunPlan(app, "", {}, unplaced(app, reply.attachments, most))
         sent = Sent([], [])
         await self._uploads.send(plan, self.user, sent)
         files = [file.reference(upload_id) for file, upload_id in zip(plan.files, sent.ids, strict=True)]
-        return read_reply(prompt.turns[place].text, form, files=files, known=known)
+        try:
+            return read_reply(reply.text, form, files=files, known=known)
+        except BadReply as bad:
+            if not earlier:  # the next request will hold no more of the dialogue either
+                bad.problem = f"{bad.problem} {ALL_AGAIN}"
+            raise
 
     async def _rest(
         self, waits: Waits, reply: Reply, conversation: Conversation, app: App
@@ -112,7 +125,16 @@ class Resumes(Attempts):
         known = Resumed(frozenset((*waits.submitted, token)), waits.spoken)
         ran_before = self._may_have_run
         run = self._begin(app, known)
-        opened = resume.resumed(self._gateway, app, self.user, waits.run_id, token, reply.action_id, reply.inputs)
+        opened = resume.resumed(
+            self._gateway,
+            app,
+            self.user,
+            waits.run_id,
+            token,
+            reply.action_id,
+            reply.inputs,
+            wanted=lambda: not self._left,
+        )
         try:
             async with aclosing(run.events(_noted(opened, waits, conversation))) as batches:
                 async for events in batches:
@@ -122,26 +144,29 @@ class Resumes(Attempts):
                 raise
             run.waiting_since = None
             yield _or_failure(await resume.recovered(self._gateway, app, self.user, waits.run_id, run.reader, known))
-        except OpenDifyError:
+        finally:
             if conversation.waits:  # nothing was submitted
                 self._may_have_run = ran_before
-            raise
 
     async def _look(self, waits: Waits, why: str, conversation: Conversation, app: App) -> Sequence[Event]:
         """What has become of a run that takes no reply from here: its rest, or that it still waits."""
         known = Resumed(frozenset(filter(None, (*waits.submitted, waits.token))), waits.spoken)
-        reader = Run(app, self.limits, known).reader
+        reader = reader_of(app, known)
         looked = resume.recovered(self._gateway, app, self.user, waits.run_id, reader, known, seconds=LOOK_SECONDS)
-        rest: Sequence[Event] = [Finished("stop", Usage())]
+        over = [Finished("stop", Usage())]
         try:
-            rest = _or_failure(await looked)
-            conversation.waits = None
+            rest, conversation.waits = await looked, None
         except UpstreamTimeout:
-            why = why or WAITING
-        except Refused:  # the run is gone: what the client knows of it goes on elsewhere
-            conversation.waits = None
+            rest, why = over, why or WAITING
+            if waits.token:  # nobody can answer it any more: what the client knows of it goes on elsewhere
+                conversation.waits = None
+                conversation.doubt()
+        except Refused:  # the run is gone
+            rest, why, conversation.waits = over, why or CLOSED_FORMS["unknown"], None
             conversation.doubt()
-        return [TextDelta(f"{why}\n\n"), *rest] if why else rest
+        self._may_have_run = True
+        told = _or_failure(rest)
+        return [TextDelta(f"{why}\n\n"), *told] if why else told
 
 
 @asynccontextmanager
@@ -151,8 +176,13 @@ async def _noted(
     """Once the stream is there, the form was submitted."""
     async with opened as stream:
         conversation.waits = None
-        conversation.submitted = (*waits.submitted, waits.token or "")
+        conversation.submitted = (*waits.submitted, waits.token or "")[-MAX_SUBMITTED:]
         yield stream
+
+
+def is_reply(turn: Turn) -> bool:
+    """Whether a turn may answer a form: a person's, or the result of the tool for forms."""
+    return turn.role == "user" or (turn.role == "tool" and turn.name == human_input.TOOL)
 
 
 def _or_failure(events: Sequence[Event]) -> Sequence[Event]:

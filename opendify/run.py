@@ -34,17 +34,12 @@ class Run:
         self._app = app
         self._answer_chars = limits.answer_chars
         self._loop = asyncio.get_running_loop()
-        self.reader = Reader(
-            app.mode,
-            origin=app.access.origin,
-            output=app.config.output,
-            moderated=app.moderated,
-            progress=app.config.progress != "off",
-            resumed=resumed,
-        )
+        self.reader = reader_of(app, resumed)
         self.identified: asyncio.Future[None] = self._loop.create_future()
         self.sent_at = self._loop.time()
         self.started: float | None = None
+        self._decoder = sse.Decoder()
+        self._failure: OpenDifyError | None = None
         self.waiting_since: float | None = self.sent_at
 
     @property
@@ -59,63 +54,73 @@ class Run:
 
         Raises UpstreamError: why it never began, how it failed, or that its end is missing (StreamLost).
         """
+        reader = self.reader
         try:
             async with opened as stream:
-                async with aclosing(self._read(stream)) as batches:
-                    async for events in batches:
+                async for data in stream:
+                    self.waiting_since = None
+                    if events := self._taken(data):
                         yield events
+                    if self._failure or reader.done or reader.closing:
+                        break
+                    self.waiting_since = self._loop.time()
+                self.waiting_since = None
+                async with aclosing(self._late(stream)) as late:
+                    async for events in late:
+                        yield events
+                if self._failure:
+                    raise self._failure
                 await exhaust(stream)
         finally:
             resolve(self.identified, None)
 
-    async def _read(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[Event], None]:
-        decoder = sse.Decoder()
-        async with aclosing(self._arrivals(stream)) as arrivals:
-            async for data in arrivals:
-                events, failure = self._take(data, decoder)
-                if events:
-                    yield events
-                if failure:
-                    raise failure
-        if not self.reader.done and not self.reader.closing:
+    async def _late(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[Event], None]:
+        """What follows a chatflow's end, for a moment; then the end that is missing. Raises StreamLost."""
+        reader = self.reader
+        until = self._loop.time() + LEAVE_SECONDS
+        while reader.closing and not (reader.done or self._failure) and (data := await _next(stream, until)):
+            if events := self._taken(data):
+                yield events
+        if self._failure or reader.done:
+            return
+        if not reader.closing:
             raise StreamLost("Dify ended the answer in the middle.")
-        if events := self.reader.close():
+        if events := reader.close():
             yield events
 
-    async def _arrivals(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """The stream's bytes, while they can matter: once a chatflow has finished, only for a moment."""
-        reader = self.reader
-        async for data in stream:
-            self.waiting_since = None
-            yield data
-            if reader.done or reader.closing:
-                break
-            self.waiting_since = self._loop.time()
-        self.waiting_since = None
-        until = self._loop.time() + LEAVE_SECONDS
-        while reader.closing and not reader.done and (late := await _next(stream, until)):
-            yield late
-
-    def _take(self, data: bytes, decoder: sse.Decoder) -> tuple[Sequence[Event], OpenDifyError | None]:
-        """The events of one read, and the failure they end with."""
+    def _taken(self, data: bytes) -> Sequence[Event]:
+        """The events of one read. What they end with, if that is a failure, is raised after them."""
         events: list[Event] = []
-        failure: OpenDifyError | None = None
         try:
-            for frame in decoder.feed(data):
+            for frame in self._decoder.feed(data):
                 events += self.reader.read(frame)
                 if self.reader.done:
                     break
         except (Malformed, sse.FrameTooLong) as error:
             log.warning("malformed_event", app=self._app.name, problem=str(error))
-            failure = BrokenUpstream("Dify sent something that is not its protocol.")
-        finally:
-            if self.started is None and self.reader.ids.task_id:
-                self.started = time.time()
-                resolve(self.identified, None)
+            self._failure = BrokenUpstream("Dify sent something that is not its protocol.")
+        if self.started is None and self.reader.ids.task_id:
+            self.started = time.time()
+            resolve(self.identified, None)
         if self.reader.told > self._answer_chars:
-            return (), BrokenUpstream(f"The answer is longer than {self._answer_chars} characters.")
-        told, failed = parted(events)
-        return told, failed or failure
+            self._failure = BrokenUpstream(f"The answer is longer than {self._answer_chars} characters.")
+            return ()
+        if events and isinstance(events[-1], Failed):
+            told, self._failure = parted(events)
+            return told
+        return events
+
+
+def reader_of(app: App, resumed: Resumed | None = None) -> Reader:
+    """What reads the runs of an app."""
+    return Reader(
+        app.mode,
+        origin=app.access.origin,
+        output=app.config.output,
+        moderated=app.moderated,
+        progress=app.config.progress != "off",
+        resumed=resumed,
+    )
 
 
 def parted(events: Sequence[Event]) -> tuple[Sequence[Event], OpenDifyError | None]:
@@ -142,6 +147,8 @@ async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
 
 async def exhaust(stream: AsyncIterator[bytes]) -> None:
     """Read what follows the answer, for a moment: then the connection can serve the next run."""
+    if getattr(stream, "at_end", False):
+        return
     until = asyncio.get_running_loop().time() + LEAVE_SECONDS
     with suppress(BrokenUpstream):  # the answer is complete, whatever becomes of its connection
         while await _next(stream, until):

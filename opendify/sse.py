@@ -1,8 +1,9 @@
 """Server-sent events, bytes to bytes. https://html.spec.whatwg.org/multipage/server-sent-events.html."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
+LF, CR = b"\n\r"
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -26,24 +27,30 @@ class Decoder:
         self._rest = bytearray()
         self._ends_in_cr = False
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes; yield the data of each event they complete. Raises FrameTooLong at the one that is."""
-        if self._ends_in_cr or b"\r" in data:
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """Take the next bytes; the data of each event they complete. Raises FrameTooLong at the one that is."""
+        if self._rest or self._ends_in_cr or CR in data or data[-2:] != b"\n\n":
+            data = self._complete(data)
+        if data[:6] == b"data: " and len(data) <= self._max_frame:  # as nearly all of Dify's
+            payload = data[6:-2]
+            if payload and LF not in payload:
+                return (payload,)
+            payloads = payload.split(b"\n\ndata: ")
+            if payload.count(b"\n") == 2 * (len(payloads) - 1) and b"" not in payloads:
+                return payloads
+        return self._payloads(data)
+
+    def _complete(self, data: bytes) -> bytes:
+        """The frames that these bytes complete. What follows is held back."""
+        if self._ends_in_cr or CR in data:
             data = self._with_line_feeds(data)
-        if self._rest:
-            unread = max(len(self._rest) - 1, 0)
-            self._rest += data
-            if self._rest.find(b"\n\n", unread) < 0:
-                self._check(len(self._rest))
-                return
-            data = bytes(self._rest)
-            self._rest.clear()
-        *frames, rest = data.split(b"\n\n")
-        self._rest += rest
-        for frame in frames:
-            if payload := self._payload(frame):
-                yield payload
-        self._check(len(rest))
+        unread = max(len(self._rest) - 1, 0)
+        self._rest += data
+        end = self._rest.rfind(b"\n\n", unread) + 2
+        frames = bytes(self._rest[:end]) if end > 1 else b""
+        del self._rest[: len(frames)]
+        self._check(len(self._rest))
+        return frames
 
     def _with_line_feeds(self, data: bytes) -> bytes:
         """Every line end as LF. A CR at the end is written at once; the LF of a CRLF cut in two is dropped."""
@@ -52,12 +59,13 @@ class Decoder:
         self._ends_in_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _payload(self, frame: bytes) -> bytes:
-        self._check(len(frame))
-        if frame.startswith(b"data: ") and b"\n" not in frame:
-            return frame[6:]
-        lines = (line[5:].removeprefix(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
-        return b"\n".join(lines)
+    def _payloads(self, frames: bytes) -> Iterator[bytes]:
+        """What stands in frames of any kind."""
+        for frame in frames.split(b"\n\n"):
+            self._check(len(frame))
+            lines = (line[5:].removeprefix(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
+            if payload := b"\n".join(lines):
+                yield payload
 
     def _check(self, size: int) -> None:
         if size > self._max_frame:

@@ -1,67 +1,44 @@
 """Small JSON values with a time to live: in this process (mem://), or in a Redis that all workers share."""
 
 import time
-import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
-from cashews import Cache
 from cashews.exceptions import CacheError
 from msgspec import Struct
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from opendify.backends import Backend, Claim, InProcess, InRedis
 
 S = TypeVar("S", bound=Struct)
 
 # A conversation takes two or three entries: of the oldest ones, mem:// forgets those over this many.
 MEMORY_ENTRIES: Final = 200_000
-ANSWER_SECONDS: Final = 1.0
 REST_SECONDS: Final = 2.0
-CONNECTIONS: Final = 200
 CROWDED: Final = "No connection available."
 TROUBLES: Final = (CacheError, RedisError, OSError, TimeoutError)
 
+_encode = msgspec.json.Encoder().encode
 log = structlog.get_logger("opendify.store")
-
-
-class Claim(Struct):
-    """Who has taken a key."""
-
-    token: str
 
 
 class Store:
     """What outlives a request. Values are JSON of Structs: ids and digests, never a text or a key.
 
-    The one exception are files sent ahead: their names, types and purposes, which their owners ask for.
+    The exceptions: the names, types and purposes of files sent ahead, which their owners ask for; and the token of the
+    form that a run waits for, which is of use together with the app's key.
 
     While Redis does not answer, everything is unknown and nothing is kept: requests go on without it. That is logged
     once, and it is left alone for `REST_SECONDS` at a time.
     """
 
     def __init__(self, url: str) -> None:
-        self._cache = Cache()
+        self._cache: Backend = InProcess(MEMORY_ENTRIES) if url.startswith("mem://") else InRedis(url)
         self._resting_until = 0.0
         self._troubled = False
-        self._local = url.startswith("mem://")
-        if self._local:
-            # Expired entries go when they are asked for or pushed out: cashews' own sweep stops the world every time.
-            self._cache.setup(url, pickle_type="json", size=MEMORY_ENTRIES, check_interval=0)
-        else:
-            self._cache.setup(
-                url,
-                pickle_type="json",
-                suppress=False,
-                client_name="opendify",
-                max_connections=CONNECTIONS,
-                socket_timeout=ANSWER_SECONDS,
-                socket_connect_timeout=ANSWER_SECONDS,
-                wait_for_connection_timeout=ANSWER_SECONDS,
-                retry=Retry(NoBackoff(), 1),  # once: for a connection that Redis closed while it was idle
-            )
 
     @property
     def is_away(self) -> bool:
@@ -70,54 +47,78 @@ class Store:
 
     async def get(self, key: str, schema: type[S]) -> S | None:
         """The value, None where there is none."""
-        found = await self._try(lambda: self._cache.get(key), None)
-        try:
-            return None if found is None else msgspec.convert(found, schema)
-        except msgspec.ValidationError:  # of another version of this program
-            return None
+        (value,) = await self.get_all([key], schema)
+        return value
+
+    async def get_all(self, keys: Sequence[str], schema: type[S]) -> list[S | None]:
+        """The values, None where there is none."""
+        found = await self._try(lambda: self._cache.read(keys), [None] * len(keys))
+        return [_value(data, schema) for data in found]
+
+    async def has(self, keys: Sequence[str]) -> bool:
+        """Whether there is any of them."""
+        found = await self._try(lambda: self._cache.read(keys), [])
+        return any(data is not None for data in found)
 
     async def put(self, key: str, value: Struct, seconds: float) -> bool:
         """Keep the value for so long; whether that went well."""
-        kept: bool = await self._try(lambda: self._cache.set(key, msgspec.to_builtins(value), expire=seconds), False)
-        return kept
-
-    async def claim(self, key: str, token: str, seconds: float) -> bool | None:
-        """Take the key, which only one can at a time; whether it is ours now, None where nobody can tell."""
-        if self._local:  # cashews' own memory lets go of an expired key only when somebody looks at it
-            await self._try(lambda: self._cache.exists(key), False)
-        claim = msgspec.to_builtins(Claim(token))
-        claimed = await self._try(lambda: self._cache.set(key, claim, expire=seconds, exist=False), None)
-        if claimed is False:  # by another, or by ourselves on a connection that broke before it said so
-            return await self.claims(key, token)
-        return None if claimed is None else True
-
-    async def claims(self, key: str, token: str) -> bool:
-        """Whether the key is taken with this token."""
-        return await self.get(key, Claim) == Claim(token)
-
-    async def renew_claim(self, key: str, token: str, seconds: float) -> None:
-        """Keep it for longer, if it still is ours."""
-        if await self.claims(key, token):
-            await self.put(key, Claim(token), seconds)
-
-    async def unclaim(self, key: str, token: str) -> bool:
-        """Give it back, if it is ours; whether it is free of us now."""
-        return await self.delete(key) if await self.claims(key, token) else not self.is_away
+        return await self._do(lambda: self._cache.write(key, _json(value), seconds))
 
     async def delete(self, key: str) -> bool:
         """Forget it; whether that went well."""
-        return await self._try(lambda: self._cache.delete(key), None) is not None
+        return await self._do(lambda: self._cache.delete(key))
+
+    # -- what one at a time has
+
+    async def renew(self, claim: Claim) -> None:
+        """Keep it for longer, if it still is ours."""
+        await self._do(lambda: self._cache.renew(claim))
+
+    async def unclaim(self, claim: Claim) -> bool:
+        """Give it back, if it is ours; whether it is free of us now."""
+        return await self._do(lambda: self._cache.unclaim(claim))
+
+    async def take(
+        self, claim: Claim, key: str, schema: type[S], seconds: float, state: str = ""
+    ) -> tuple[bool | None, S | None]:
+        """Take a value that is in this state; in whatever state, or not there at all, where none is named.
+
+        Whether it is ours now, None where nobody can tell; and the value as it was: now it is kept without a state.
+        """
+        ours, data = await self._try(lambda: self._cache.take(claim, key, seconds, state), (None, None))
+        return ours, _value(data, schema)
+
+    async def end(
+        self,
+        claim: Claim,
+        key: str,
+        value: Struct | None,
+        otherwise: Struct | None,
+        seconds: float,
+        pointer: Struct,
+        leads: Sequence[str],
+        stale: Sequence[str],
+    ) -> bool:
+        """Give back a value that was taken. Put it, and the pointer where it `leads` there; None deletes it.
+
+        Put `otherwise` if it is not ours any more. Where the pointer is `stale`, it goes. Whether all that went well.
+        """
+        data, where = (_data(value), _data(otherwise)), _json(pointer)
+        return await self._do(lambda: self._cache.end(claim, key, data, seconds, where, leads, stale))
 
     async def close(self) -> None:
         """Close the connections."""
-        with warnings.catch_warnings():  # cashews 7.6 closes redis' client by a name that redis has given up
-            warnings.simplefilter("ignore", DeprecationWarning)
-            await self._try(self._cache.close, None)
+        await self._do(self._cache.close)
+
+    async def _do(self, change: Callable[[], Awaitable[Any]]) -> bool:
+        return await self._try(change, self) is not self
 
     async def _try(self, change: Callable[[], Awaitable[Any]], otherwise: Any) -> Any:
         if self.is_away:
             return otherwise
         try:
+            if not self._cache.is_init:
+                await self._cache.init()
             result = await change()
         except TROUBLES as error:
             if str(error.__cause__) == CROWDED:  # it is there, and many ask at once
@@ -132,3 +133,23 @@ class Store:
             self._troubled = False
             log.info("store_back")
         return result
+
+
+def _json(value: Struct) -> bytes:
+    return bytes(memoryview(_encode(value)))  # which leaves room at the end
+
+
+def _data(value: Struct | None) -> bytes:
+    return b"" if value is None else _json(value)
+
+
+@cache
+def _decoder(schema: type[S]) -> msgspec.json.Decoder[S]:
+    return msgspec.json.Decoder(schema)
+
+
+def _value(data: bytes | None, schema: type[S]) -> S | None:
+    try:
+        return None if data is None else _decoder(schema).decode(data)
+    except msgspec.DecodeError:  # of another version of this program
+        return None

@@ -14,6 +14,9 @@ Piece: TypeAlias = tuple[bool, str]  # whether it is thinking, and the text, nev
 
 MAX_HELD = 256  # no tag is longer, and no more than this is ever held back
 
+# Where nothing waits, a piece of text without these says nothing but itself.
+marked = re.compile("[<`~\r\n]").search
+
 _MAX_EDGE = 128  # of the white space before a closing tag, only so much can be held back until the tag is seen
 _GAP = r"\s{0,16}"
 _ATTRIBUTES = r"(?:\s[^<>]{0,159})?"
@@ -49,32 +52,36 @@ class ThinkSplitter:
 
     The white space at a block's edges vanishes, and with it blank blocks, and so do the newlines after a closing tag.
     `apart` stands before the thinking of a block that follows another one without text between.
+    While it is `still`, a piece that is not `marked` is text, and need not be fed.
     """
 
-    __slots__ = ("_apart", "_blank", "_block", "_code", "_easy", "_fresh", "_held", "_thought")
+    __slots__ = ("_apart", "_blank", "_block", "_code", "_fresh", "_held", "_quick", "_thought", "still")
 
     def __init__(self, apart: str = "") -> None:
         self._apart = apart
-        self._thought = False  # what was told last was thinking; only kept where `feed` is not quick
+        self._thought = False  # what was told last was thinking; only kept where text is read
         self._code = _Code()
         self._held = ""
         self._block: _Block | None = None
         self._blank = True  # nothing of the block was told yet
         self._fresh = False  # a block has just ended
-        self._easy = True  # no code is open, and nothing is held back, counted or waited for
+        self.still = False
+        self._quick = True  # no code is open, and nothing is held back, counted or waited for
 
     def feed(self, text: str) -> list[Piece]:
         """What can be told by now, in order."""
-        if self._easy and text and "<" not in text:
+        if self._quick and text and "<" not in text:
             if self._block:
                 if not text[-1].isspace():
                     return [(True, text)]
             elif "`" not in text and "~" not in text:
-                if self._code.indent >= 0 or "\n" in text or "\r" in text:
-                    self._code.skip(text)
+                self._code.skip(text)
+                self.still = self._code.still
                 return [(False, text)]
         pieces = self._read(self._held + text)
-        self._easy = not (self._held or self._fresh or (self._blank if self._block else self._code.busy))
+        waits = bool(self._held) or self._fresh
+        self._quick = not (waits or (self._blank if self._block else self._code.busy))
+        self.still = not (waits or self._block) and self._code.still
         return pieces
 
     def close(self) -> list[Piece]:
@@ -167,6 +174,11 @@ class _Code:
     def busy(self) -> bool:
         """Whether code is open, or may open with the next character."""
         return bool(self._size or self._run)
+
+    @property
+    def still(self) -> bool:
+        """Whether text without marks and line ends changes nothing, inside code or outside."""
+        return self.indent < 0 and not self._run and not self._closing
 
     def find_angle(self, text: str, place: int) -> int:
         """Read on to the next `<` outside code that may begin a tag, or to the end."""

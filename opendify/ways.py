@@ -12,11 +12,15 @@ from opendify.presentation import Style
 def with_tools(prompt: Prompt, app: App) -> Prompt:
     """The prompt with the tools that the app is told of. Raises InvalidRequest where it takes none."""
     tools = prompt.tools.without(human_input.TOOL) if prompt.tools else None
-    prompt = replace(prompt, tools=tools)
-    if app.config.client_tools == "reject" and prompt.tools:
-        param = "functions" if prompt.tools.legacy else "tools"
+    if tools is None or app.config.client_tools == "ignore":
+        return replace(prompt, tools=None)
+    if app.config.client_tools == "reject":
+        param = "functions" if tools.legacy else "tools"
         raise InvalidRequest(f"'{app.name}' takes no tools: leave them out.", param=param)
-    return replace(prompt, tools=None) if app.config.client_tools == "ignore" else prompt
+    if tools.problem:
+        message, param = tools.problem
+        raise InvalidRequest(message, param=param)
+    return replace(prompt, tools=tools)
 
 
 def style_of(app: App, prompt: Prompt) -> Style:
@@ -26,5 +30,9 @@ def style_of(app: App, prompt: Prompt) -> Style:
     """
     own = app.config
     tools = "reasoning" if prompt.tools and own.agent_tools == "tool_calls" else own.agent_tools
-    form_calls = prompt.tools is not None and any(tool.name == human_input.TOOL for tool in prompt.tools.tools)
-    return Style(own.reasoning, tools, own.citations, own.citation_url, own.progress, form_calls)
+    form_calls = prompt.tools is not None and human_input.TOOL in prompt.tools.callable
+    reasoning, citations = own.reasoning, own.citations
+    if prompt.format:  # the text is JSON, and nothing else
+        reasoning = "reasoning_content" if reasoning == "inline" else reasoning
+        citations = "annotations" if citations in {"footnotes", "both"} else citations
+    return Style(reasoning, tools, citations, own.citation_url, own.progress, form_calls)

@@ -9,7 +9,7 @@ import pytest
 from litestar.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from opendify.access import observe, request_id
+from opendify.access import Access, request_id, server_send
 from opendify.auth import Caller
 from opendify.dialogue import Finished, Usage
 from opendify.errors import BrokenUpstream, OpenDifyError
@@ -60,9 +60,9 @@ async def serve(scope: Any, *, status: int = 200, state: Any = (), fails: bool =
     with capture_logs() as lines:
         if fails:
             with pytest.raises(RuntimeError):
-                await observe(application, scope, receive, send)
+                await Access().observe(application, scope, receive, send)
         else:
-            await observe(application, scope, receive, send)
+            await Access().observe(application, scope, receive, send)
     return sent, [dict(line) for line in lines]
 
 
@@ -79,6 +79,35 @@ async def test_a_response_carries_the_id_that_the_log_has() -> None:
         "path": "/v1/chat/completions",
         "status": 404,
     }
+
+
+async def test_a_body_can_go_past_what_is_wrapped_around_the_start() -> None:
+    wrapped: list[Message] = []
+    scope = scope_of()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapper(message: Message) -> None:
+            wrapped.append(message)
+            await send(message)
+
+        await wrapper({"type": "http.response.start", "status": 200, "headers": []})
+        own = server_send(scope, wrapper)
+        await own({"type": "http.response.body", "body": b"text", "more_body": False})
+
+    sent: list[Message] = []
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with capture_logs() as lines:
+        await Access().observe(application, scope, receive, send)
+    assert [message["type"] for message in wrapped] == ["http.response.start"]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert lines[0]["status"] == 200
+    assert server_send(scope, receive) is receive  # type: ignore[comparison-overlap, arg-type]
 
 
 async def test_a_request_without_a_response_is_logged_too() -> None:

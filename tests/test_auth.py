@@ -160,7 +160,7 @@ async def pass_through(
 
     scope: Any = {"type": "http", "headers": headers, "state": {} if state is None else state}
     middleware = Authentication(KeyRing(KEYS), introduce) if introduce else Authentication(KeyRing(KEYS))
-    await middleware.handle(scope, receive, send, application)
+    await middleware.around(application)(scope, receive, send)
     return reached
 
 

@@ -243,7 +243,7 @@ def told(*cuts: str) -> str:
     text = ""
     for cut in cuts:
         text += rewriter.feed(cut)
-        assert len(rewriter._held) < LINK_CHARS
+        assert len(rewriter.held) < LINK_CHARS
     text += rewriter.close()
     assert not rewriter.close()
     return text

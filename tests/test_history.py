@@ -83,10 +83,11 @@ def test_any_cutting_gives_the_same_digest(text: str, cuts: list[int]) -> None:
 
 
 def test_no_more_is_kept_than_a_piece() -> None:
-    digest = AnswerDigest()
+    listener = Listener()
     for _ in range(10_000):
-        digest.hear("word ")
-        assert sum(map(len, digest._parts)) <= PIECE_CHARS
+        listener.hear([TextDelta("word ")])
+        assert sum(map(len, listener._texts)) <= PIECE_CHARS
+    assert heard(listener) == state(told("word " * 10_000))
 
 
 def test_a_listener_hears_what_the_client_will_show() -> None:

@@ -59,8 +59,8 @@ def test_only_the_edge_knows_litestar() -> None:
 
 
 def test_only_the_gateway_speaks_http() -> None:
-    clients = ("httpx", "httpx_aiohttp", "aiohttp", "httpcore", "requests", "urllib.request", "http.client")
-    assert importers_of(*clients) <= {"dify/gateway.py", "dify/transport.py"}
+    clients = ("httpx", "aiohttp", "httpcore", "requests", "urllib.request", "http.client")
+    assert importers_of(*clients) <= {"dify/transport.py", "dify/over_aiohttp.py", "dify/over_httpx.py"}
 
 
 def test_only_the_settings_read_the_environment() -> None:

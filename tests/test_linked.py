@@ -70,5 +70,6 @@ def test_the_end_of_a_run_that_failed() -> None:
 
 
 def test_what_needs_no_change_is_not_made_anew() -> None:
-    events: list[Event] = [TextDelta("Hello"), Progress("x", done=False)]
+    texts = ("Hello", " which", " a", "http", " is", "\nth")
+    events: list[Event] = [ReasoningDelta("hm"), *map(TextDelta, texts), Progress("x", done=False)]
     assert all(one is other for one, other in zip(linked().feed(events), events, strict=True))

@@ -20,6 +20,11 @@ def as_before() -> Iterator[None]:
     logging.root.setLevel(level)
 
 
+class NotShown:
+    def __repr__(self) -> str:
+        return "two\nlines"
+
+
 def fail_with(password: str) -> None:
     raise RuntimeError("it broke")
 
@@ -44,6 +49,43 @@ def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "warning" in err
     assert "app_unusable" in err
     assert "app=helper" in err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("req_1", "req_1"),
+        ("帮手", "帮手"),
+        ("/v1/models/a%20b", "/v1/models/a%20b"),
+        ("two words", "'two words'"),
+        ("a=b", "'a=b'"),
+        ("", "''"),
+        ("\x1b[31m", r"'\x1b[31m'"),
+        ("\u2028", r"'\u2028'"),
+        (None, "None"),
+        (0.25, "0.25"),
+        (["a b"], "['a b']"),
+        (NotShown(), r"'two\nlines'"),
+    ],
+)
+def test_a_value_is_quoted_where_it_could_be_taken_for_another(value: object, shown: str) -> None:
+    line = {"timestamp": "now", "level": "info", "event": "it_happened", "value": value, "more": 1}
+    assert logs.for_people(colors=False)(None, "", line) == f"now [info] it_happened value={shown} more=1"
+
+
+def test_levels_have_colors_on_a_terminal() -> None:
+    line = {"timestamp": "now", "level": "error", "event": "it_happened", "exception": "Traceback ..."}
+    shown = logs.for_people(colors=True)(None, "", line)
+    assert shown == "now \x1b[31m[error]\x1b[0m it_happened\nTraceback ..."
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**80])
+def test_a_value_that_json_hardly_takes(value: object) -> None:
+    assert json.loads(logs.for_machines(None, "", {"event": "it_happened", "value": value}))["value"] == value
+
+
+def test_a_value_without_a_form_in_json() -> None:
+    assert json.loads(logs.for_machines(None, "", {"value": NotShown()})) == {"value": "two\nlines"}
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -77,13 +119,6 @@ def test_a_traceback_without_the_values_of_variables(form: str, capsys: pytest.C
     assert "RuntimeError: it broke" in err
     assert "Traceback" in err
     assert password not in err
-
-
-def test_what_a_request_binds_is_on_each_of_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("info", "json")
-    with structlog.contextvars.bound_contextvars(request="req_1"):
-        structlog.get_logger().info("one")
-    assert json.loads(capsys.readouterr().err)["request"] == "req_1"
 
 
 def test_the_libraries_tell_only_their_troubles(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from opendify import thinking
 from opendify.thinking import MAX_HELD, Piece, ThinkSplitter
 
 # What Dify 0.15 writes, word for word.
@@ -33,6 +34,14 @@ def split(*cuts: str) -> list[Piece]:
     told += splitter.close()
     assert not splitter.close()
     return merged(told)
+
+
+def split_by_need(*cuts: str) -> list[Piece]:
+    """The same, if what need not be fed is not."""
+    splitter, told = ThinkSplitter(), list[Piece]()
+    for cut in filter(None, cuts):
+        told += splitter.feed(cut) if not splitter.still or thinking.marked(cut) else [(False, cut)]
+    return merged([*told, *splitter.close()])
 
 
 def marked(pieces: list[Piece]) -> str:
@@ -223,11 +232,20 @@ def test_a_tag_in_code_is_text(text: str, thinks: bool) -> None:
 def test_text_is_told_as_it_comes() -> None:
     splitter = ThinkSplitter()
     for text, thinks in (("A line.\n", False), ("1 < 2, `a` ~ ``\n", False), ("<think>.", True), ("A `line`.", True)):
-        ((thinking, told),) = splitter.feed(text)
-        assert thinking is thinks
+        ((thinks_so, told),) = splitter.feed(text)
+        assert thinks_so is thinks
         assert told == text.removeprefix("<think>")
         assert told is text or "<" in text
         assert splitter.feed("") == []
+
+
+def test_most_text_need_not_be_fed() -> None:
+    splitter = ThinkSplitter()
+    stills = []
+    for text in ("A", "\n", "b `", "c", "` d\n", "```py", "\n", "e ", "\n```", "\n", "f", "<", " g", "<think>h"):
+        splitter.feed(text)
+        stills.append(splitter.still)
+    assert [place for place, still in enumerate(stills) if still] == [0, 3, 5, 7, 10, 12]
 
 
 def test_only_what_may_become_a_tag_is_held_back() -> None:
@@ -288,6 +306,7 @@ def test_any_cutting_gives_the_same_as_the_whole(cuts: list[str], size: int) -> 
     whole = "".join(cuts)
     expected = Reference(whole).read()
     assert split(whole) == expected
+    assert split_by_need(*cuts) == split_by_need(*whole) == expected
     assert split(*whole) == expected
     assert split(*cuts) == expected
     assert split(*(whole[start : start + size] for start in range(0, len(whole), size))) == expected

@@ -21,7 +21,8 @@ from opendify.auth import ANYONE, Caller
 from opendify.dify.apps import Access, App
 from opendify.entries import NAME_CHARS, AppConfig
 from opendify.errors import InvalidUserToken
-from opendify.users import LEEWAY_SECONDS, TOKEN_CHARS, USER_CHARS, Users, digest_key, readable, verified_user
+from opendify.user_tokens import LEEWAY_SECONDS, TOKEN_CHARS, verified_user
+from opendify.users import USER_CHARS, Users, digest_key, readable
 
 SECRET = "0123456789abcdef0123456789abcdef"
 FAR = 4_000_000_000  # a time that no test sees

@@ -1,6 +1,5 @@
 """One answer of an app that was told of tools: its text in, text and checked calls out, with one silent repair."""
 
-import secrets
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -10,7 +9,7 @@ from opendify.client_tools.reading import Asked, calls_in, compact
 from opendify.client_tools.scanner import MAX_BLOCK, After, Block, CallScanner, Said
 from opendify.client_tools.schemas import Schema, schema_of
 from opendify.client_tools.tags import Tags
-from opendify.dialogue import Tool, ToolCall, Tools
+from opendify.dialogue import Tool, ToolCall, Tools, new_call_id
 
 Piece: TypeAlias = str | ToolCall
 
@@ -25,11 +24,6 @@ class Misfit(NamedTuple):
     text: str
 
 
-def new_id() -> str:
-    """The id of a call, as OpenAI's look."""
-    return f"call_{secrets.token_hex(12)}"
-
-
 class ToolAnswer:
     """Feed it an answer's text in pieces: text comes out as it comes in, calls as soon as each is complete.
 
@@ -37,7 +31,7 @@ class ToolAnswer:
     close it again. `called` is the number of calls: with any, the answer's finish_reason is `tool_calls`.
     """
 
-    def __init__(self, tools: Tools, tags: Tags, new_id: Callable[[], str] = new_id) -> None:
+    def __init__(self, tools: Tools, tags: Tags, new_id: Callable[[], str] = new_call_id) -> None:
         self._tools = tools
         self._callable = tools.callable
         self._most = MAX_CALLS if tools.parallel else 1
@@ -79,7 +73,9 @@ class ToolAnswer:
         self._scanner, self._misfits, self._withheld = CallScanner(self._tags), [], _Withheld()
 
     def _is_wanting(self) -> bool:
-        return bool(self._misfits) or (self._tools.choice.kind == "required" and not self.called)
+        """Whether a call is missing; where no more calls are taken, a further one that does not fit is none."""
+        has_room = self.called < self._most
+        return (bool(self._misfits) and has_room) or (self._tools.choice.kind == "required" and not self.called)
 
     def _told(self, said: list[Said]) -> list[Piece]:
         pieces: list[Piece] = []

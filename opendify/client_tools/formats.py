@@ -35,7 +35,7 @@ class FormatAnswer:
         found = fitted(self._wanted, said)
         self.text = self._first.text if self._first and found.problem else found.text
         asks = found.problem and self._first is None
-        self.repair = texts.repair_form(self._wanted, found.problem) if asks else None
+        self.repair = texts.repair_format(self._wanted, found.problem) if asks else None
         self._first = self._first or found
 
 

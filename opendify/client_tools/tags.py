@@ -71,3 +71,28 @@ class Tags(Struct, frozen=True):
         if self.nonce not in text.lower():
             return text
         return re.sub(self.nonce, HIDDEN, text, flags=re.IGNORECASE | re.ASCII)
+
+
+class Hider:
+    """Text that comes in pieces, without the nonce; no more of it is held back than may become one."""
+
+    def __init__(self, tags: Tags) -> None:
+        self._tags = tags
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """What can be told by now."""
+        text = self._tags.hide(self._held + text)
+        begun = self._begun(text.lower())
+        self._held = text[len(text) - begun :]
+        return text[: len(text) - begun]
+
+    def close(self) -> str:
+        """What was held back."""
+        rest, self._held = self._held, ""
+        return rest
+
+    def _begun(self, text: str) -> int:
+        """The length of the longest end of the text that begins the nonce."""
+        nonce = self._tags.nonce
+        return next((size for size in range(len(nonce) - 1, 0, -1) if text.endswith(nonce[:size])), 0)

@@ -45,7 +45,7 @@ _JSON_OBJECT: Final = """\
 # Form of the reply
 
 Reply with one JSON object and nothing else: no words before or after it, no code fence."""
-ANY_FORM: Final = """\
+ANY_FORMAT: Final = """\
 # Form of the reply
 
 From now on, reply in any form: it need not be JSON any more."""
@@ -100,12 +100,12 @@ def repair(problems: Sequence[str], tools: Tools, tags: Tags, *, called: bool) -
     )
 
 
-def form(wanted: Format) -> str:
+def format_rules(wanted: Format) -> str:
     """What the app has to know of the form of its reply."""
     return _JSON_OBJECT if wanted.schema is None else _JSON_SCHEMA.format(schema=_json(wanted.schema))
 
 
-def repair_form(wanted: Format, problem: str) -> str:
+def repair_format(wanted: Format, problem: str) -> str:
     """The one silent turn after an answer that does not have the form."""
     what = "one JSON object" if wanted.schema is None else "JSON that fits the schema"
     return (

@@ -1,6 +1,7 @@
 """Files at Dify: where they are, and what an answer to a request for one brings."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -27,16 +28,16 @@ def address_of(access: Access, path: str) -> str:
     return (access.base.removesuffix(PREFIX) if has_prefix else access.origin) + path
 
 
-def remote_file(status: int, headers: Mapping[str, str], body: AsyncIterator[bytes]) -> RemoteFile:
+def remote_file(status: int, header: Callable[[str], str], body: AsyncIterator[bytes]) -> RemoteFile:
     """The file that an answer brings. Raises Refused for the reasons of a client's side, else BrokenUpstream."""
     if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
         raise Refused("Dify does not hand out this file.", code="file_refused", status=status)
-    if status != HTTPStatus.OK or headers.get("content-encoding", "identity") != "identity":
+    if status != HTTPStatus.OK or header("content-encoding") not in {"", "identity"}:
         message = f"Dify answered the request for a file with status {status}."
         raise BrokenUpstream(message, upstream_status=status)
-    length = headers.get("content-length", "")
+    length = header("content-length")
     size = int(length) if length.isdecimal() else None
-    return RemoteFile(headers.get("content-type", ""), size, _bounded(body, size))
+    return RemoteFile(header("content-type"), size, _bounded(body, size))
 
 
 async def _bounded(body: AsyncIterator[bytes], size: int | None) -> AsyncGenerator[bytes, None]:
@@ -49,3 +50,13 @@ async def _bounded(body: AsyncIterator[bytes], size: int | None) -> AsyncGenerat
         yield data
     if size is not None and seen < size:
         raise BrokenUpstream("Dify broke off in the middle of a file.")
+
+
+async def patient(body: AsyncIterator[bytes], seconds: float) -> AsyncGenerator[bytes, None]:
+    """What arrives, each piece within so many seconds. Raises TimeoutError."""
+    while True:
+        async with asyncio.timeout(seconds):
+            data = await anext(body, None)
+        if data is None:
+            return
+        yield data

@@ -90,13 +90,13 @@ class MessageEnd(Struct, tag_field="event", tag="message_end"):
     files: list[File] | None = None
 
 
-class Text(Struct):
+class Text(Struct, gc=False):
     """`text_chunk.data`."""
 
     text: str | None = ""
 
 
-class TextChunk(Struct, tag_field="event", tag="text_chunk"):
+class TextChunk(Struct, tag_field="event", tag="text_chunk", gc=False):
     """A text delta of a workflow's End node."""
 
     data: Text
@@ -130,7 +130,7 @@ class AgentLog(Struct, tag_field="event", tag="agent_log"):
     data: Log
 
 
-class Reasoning(Struct):
+class Reasoning(Struct, gc=False):
     """`reasoning_chunk.data`."""
 
     reasoning: str | None = None
@@ -138,7 +138,7 @@ class Reasoning(Struct):
     is_final: bool | None = None
 
 
-class ReasoningChunk(Struct, tag_field="event", tag="reasoning_chunk"):
+class ReasoningChunk(Struct, tag_field="event", tag="reasoning_chunk", gc=False):
     """A piece of a flow's model's thinking that is kept apart from its text (since 1.15)."""
 
     data: Reasoning

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from opendify.dialogue import ToolCall
+from opendify.dialogue import ToolCall, new_call_id
 from opendify.dify.calls import as_json
 
 MAX_CALLS: Final = 64
@@ -40,14 +40,16 @@ class Forwarded:
 
     def close(self) -> Iterator[ToolCall]:
         """The calls, each once."""
-        for place, call in enumerate(self._calls.values(), start=1):
+        for call in self._calls.values():
             if call.name:
-                yield ToolCall(call.id or f"call_{place}", call.name, "".join(call.arguments) or "{}")
+                yield ToolCall(call.id or new_call_id(), call.name, "".join(call.arguments) or "{}")
         self._calls.clear()
 
     def _add(self, told: dict[str, Any], place: int) -> None:
-        """A piece belongs to the call of its index, else to the one of its id."""
-        key = told.get("index") if isinstance(told.get("index"), int) else told.get("id") or place
+        """A piece belongs to the call of its index. Without one it is a call of its own, told whole, maybe again."""
+        index = told.get("index")
+        is_piece = isinstance(index, int)
+        key = index if is_piece else _text(told.get("id")) or f"at {place}"
         if key not in self._calls and len(self._calls) >= MAX_CALLS:
             return
         call = self._calls.setdefault(key, Forming())
@@ -57,6 +59,8 @@ class Forwarded:
         call.name = call.name or _text(given.get("name"))
         arguments = given.get("arguments")
         text = as_json(arguments) if isinstance(arguments, dict) else _text(arguments)
+        if not is_piece:
+            call.arguments, call.room = [], MAX_CHARS
         call.arguments.append(text[: call.room])
         call.room -= len(text[: call.room])
 

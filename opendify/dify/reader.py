@@ -1,6 +1,7 @@
 """Dify's events -> the waist's events. One Reader per answer, for every app mode; no IO, constant-size state."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -15,31 +16,21 @@ from opendify.dialogue import (
     Paused,
     Started,
     TextReplaced,
+    ToolCall,
     Usage,
 )
-from opendify.dify.agents import Rows
-from opendify.dify.calls import Calls
-from opendify.dify.citations import Sources
 from opendify.dify.events import (
     NO_CALLS,
-    AgentLog,
     AgentMessage,
-    AgentThought,
     DifyEvent,
     Error,
     File,
-    HumanInputRequired,
-    IterationCompleted,
-    IterationStarted,
-    LoopCompleted,
-    LoopStarted,
     Message,
     MessageEnd,
     MessageFile,
     MessageReplace,
     Node,
     NodeFinished,
-    NodeStarted,
     Reasoning,
     ReasoningChunk,
     Run,
@@ -49,15 +40,14 @@ from opendify.dify.events import (
     decode,
     envelope,
 )
-from opendify.dify.forwarded import Forwarded
-from opendify.dify.nodes import Nodes
+from opendify.dify.making import Making
 from opendify.dify.outputs import answer_after, answer_of, files_in, llm_outputs
-from opendify.dify.pauses import LOST_RUN, NOT_RESUMED, UNFINISHED, Pauses, Questions, Resumed
-from opendify.dify.shown_files import ShownFiles
+from opendify.dify.pauses import LOST_RUN, NOT_RESUMED, UNFINISHED, Resumed
 from opendify.dify.spoken import Spoken, Tail
 from opendify.dify.voice import Voice
 
-FLOWS = ("advanced-chat", "workflow")
+FLOWS: Final = ("advanced-chat", "workflow")
+NO_SOURCES: Final = (b"", b"[]", b"null")  # they change nothing where none were found
 
 
 class Reader:
@@ -80,46 +70,43 @@ class Reader:
     ) -> None:
         self._mode = mode
         self._is_flow = mode in FLOWS
-        self._repeats = mode == "agent"
         self._output = output
+        self._origin = origin
+        self._progress = progress
         self.ids = Ids()
         self._identified = False
         self.done = False
         self.closing: FinishReason | None = None
-        self._tail = Tail()
-        self._resumed = resumed is not None
+        self._resumed = resumed
         self._before = resumed.spoken if resumed else 0
-        self._text = Spoken(remembered=moderated or self._resumed)
+        self._text = Spoken() if moderated or resumed else None
+        self._tail = Tail() if mode == "agent" else None
+        self._heeds = self._text is not None
         self._usage = Usage()
         self._cut_short = False
-        self._files = ShownFiles(origin)
         self._voice = Voice()
-        self._sources = Sources()
-        self._pauses = Pauses(resumed)
-        self._questions = Questions()
-        self._forwarded = Forwarded()
-        calls = Calls()
-        self._rows = Rows(calls, self._voice, bare=self._repeats)
-        self._nodes = Nodes(calls, progress=progress)
+        self._made: Making | None = None
 
     @property
     def spoken(self) -> int:
         """Characters of text so far."""
-        return self._text.chars
+        return self._voice.spoken
 
     @property
     def told(self) -> int:
         """Characters of text and thinking so far."""
-        return self.spoken + self._voice.thought
+        return self._voice.spoken + self._voice.thought
 
     def read(self, frame: bytes) -> Sequence[Event]:
         """The events of one frame's data. Raises Malformed."""
         if self.done:
             return ()
         event = decode(frame)
-        if self._identified:
-            return self._feed(event)
-        return (*self._identify(frame), *self._feed(event))
+        if not self._identified:
+            return (*self._identify(frame), *self._feed(event))
+        if (type(event) is Message or type(event) is AgentMessage) and event.tool_calls is NO_CALLS and not self._tail:
+            return self._say(event.answer)  # as most are
+        return self._feed(event)
 
     def close(self) -> Sequence[Event]:
         """The stream ended, or nothing more is worth waiting for."""
@@ -138,6 +125,14 @@ class Reader:
             return ()
         return tuple(self._run_over(run, lost=True) if forms is None else self._pause(forms))
 
+    @property
+    def _making(self) -> Making:
+        """What there is beside the text; made with the first of it."""
+        if self._made is None:
+            bare = self._tail is not None
+            self._made = Making(self._voice, self._origin, self._resumed, bare=bare, progress=self._progress)
+        return self._made
+
     def _identify(self, frame: bytes) -> tuple[Event, ...]:
         self.ids = envelope(frame).ids()
         self._identified = bool(self.ids.task_id)
@@ -145,20 +140,18 @@ class Reader:
 
     def _feed(self, event: DifyEvent | None) -> Sequence[Event]:
         match event:
-            case Message() | AgentMessage() if event.tool_calls is not NO_CALLS:
-                self._forwarded.take(event.tool_calls)
-                event.tool_calls = NO_CALLS
-                return self._feed(event)
-            case Message(answer=text) if not self._repeats:
-                return self._say(text)
             case TextChunk(data=data):
                 return () if self._output else self._say(data.text)  # chunks do not tell outputs apart
+            case Message() | AgentMessage() if event.tool_calls is not NO_CALLS:
+                self._making.forwarded.take(event.tool_calls)
+                event.tool_calls = NO_CALLS
+                return self._feed(event)
             case AgentMessage(answer=text):
-                if self._repeats and text:
+                if self._tail and text:
                     self._tail.add(text)
                 return self._say(text)
             case Message(answer=text):
-                return () if self._tail.repeats(text or "") else self._say(text)
+                return () if self._tail and self._tail.repeats(text or "") else self._say(text)
             case MessageFile(answer=str(text), url=url) if not url:
                 return self._say(text)
             case MessageReplace(answer=text):
@@ -171,61 +164,52 @@ class Reader:
                 return tuple(self._learn(event))
 
     def _learn(self, event: DifyEvent) -> Iterator[Event]:
-        """How an answer is made."""
-        match event:
-            case MessageFile(url=url, type=kind):
-                if event.belongs_to != "user":
-                    yield from self._files.show([File(url=url, type=kind)])
-            case AgentThought():
-                self._questions.read(event)
-                yield from self._rows.read(event)
-            case AgentLog(data=log):
-                yield from self._nodes.logs.read(log)
-            case NodeStarted(data=node):
-                yield from self._nodes.begun(node)
-            case NodeFinished(data=node):
-                self._note(node)
-                yield from self._nodes.finished(node)
-            case IterationStarted(data=node) | LoopStarted(data=node):
-                yield from self._nodes.titled(node, done=False)
-            case IterationCompleted(data=node) | LoopCompleted(data=node):
-                yield from self._nodes.titled(node, done=True)
-            case _:
-                yield from self._conclude(event)
-
-    def _conclude(self, event: DifyEvent) -> Iterator[Event]:
-        """How it ends, or pauses."""
+        """What is no text: how the answer is made, ends or pauses."""
         match event:
             case MessageEnd():
                 yield from self._end(event)
             case WorkflowFinished(data=run):
                 yield from self._run_over(run)
-            case HumanInputRequired(data=form):
-                self._pauses.required(form)
             case WorkflowPaused(data=pause):
-                if (forms := self._pauses.paused(pause)) is not None:
+                if (forms := self._making.pauses.paused(pause)) is not None:
                     yield from self._pause(forms)
             case Error(code=code, message=message, status=status):
                 number = int(status or 0) if str(status).isdecimal() else 500
                 yield from self._fail(code or "internal_server_error", message or "", number)
+            case MessageFile(url=url, type=kind):
+                if event.belongs_to != "user":
+                    yield from self._making.files.show([File(url=url, type=kind)])
+            case NodeFinished(data=node) if node.node_type == "llm":
+                self._count(node)
+                yield from self._making.learn(event)
+            case _:
+                yield from self._making.learn(event)
 
     # -- text
 
     def _say(self, text: str | None) -> Sequence[Event]:
         if not text:
             return ()
-        self._text.add(text)
-        if self._is_flow and ("/" in text or self._files.window):
-            self._files.note(text)
+        if self._heeds or "/" in text:
+            self._heed(text)
         return self._voice.say(text)
+
+    def _heed(self, text: str) -> None:
+        """Remember a text that may be withdrawn or gone on with, and the links in it."""
+        if self._text:
+            self._text.add(text)
+        if self._is_flow:
+            self._making.files.note(text)
+            self._heeds = self._text is not None or bool(self._making.files.window)
 
     def _replace(self, text: str | None) -> Sequence[Event]:
         """The new text continues what was sent, or withdraws it. An empty one only announces a snapshot."""
         if not text:
             return ()
-        if self._text.goes_on(text):
+        if self._text.goes_on(text) if self._text else not self.spoken:
             return self._say(text[self.spoken :])
-        self._text.replace(text)
+        if self._text:
+            self._text.replace(text)
         return (TextReplaced(self._voice.replace(text)),)
 
     def _reason(self, piece: Reasoning) -> Sequence[Event]:
@@ -243,24 +227,24 @@ class Reader:
         files = event.files or []
         if self._mode != "advanced-chat":
             files = [file for file in files if file.transfer_method == "tool_file"]
-        yield from self._files.show(files)
-        self._forwarded.take(event.tool_calls)
+        if files:
+            yield from self._making.files.show(files)
+        if event.tool_calls is not NO_CALLS:
+            self._making.forwarded.take(event.tool_calls)
         if event.metadata:
-            self._sources.settle(event.metadata.retriever_resources)
+            if self._made or bytes(event.metadata.retriever_resources) not in NO_SOURCES:
+                self._making.sources.settle(event.metadata.retriever_resources)
             reported = event.metadata.usage.to_usage() if event.metadata.usage else Usage()
             is_known = self._resumed and self._usage.total_tokens  # what is reported counts from before the pause
             self._usage = reported if reported.total_tokens and not is_known else self._usage
         yield from self._finish(self.closing or "stop")
 
-    def _note(self, node: Node) -> None:
-        """What a node leaves for the end of the answer."""
-        if node.node_type == "llm":
-            outputs = llm_outputs(node.outputs)
-            if outputs.usage:
-                self._usage += outputs.usage.to_usage()
-            self._cut_short = outputs.finish_reason in {"length", "max_tokens"}
-        elif node.node_type == "knowledge-retrieval":
-            self._sources.found(node.outputs)
+    def _count(self, node: Node) -> None:
+        """What an LLM node has used, and whether it had to stop."""
+        outputs = llm_outputs(node.outputs)
+        if outputs.usage:
+            self._usage += outputs.usage.to_usage()
+        self._cut_short = outputs.finish_reason in {"length", "max_tokens"}
 
     def _run_over(self, run: Run, *, lost: bool = False) -> Iterator[Event]:
         if run.status == "failed":
@@ -282,9 +266,9 @@ class Reader:
         if isinstance(outputs, dict) and (lost or not self.spoken):
             in_chat = self._mode != "workflow"
             text = answer_after(outputs, self._before) if in_chat else answer_of(outputs, self._output)
-            yield from self._say(self._text.rest(text))
+            yield from self._say(self._text.rest(text) if self._text else text)
         yield from self._voice.close()
-        yield from self._files.show([*(run.files or []), *files_in(outputs)])
+        yield from self._making.files.show([*(run.files or []), *files_in(outputs)])
 
     def _pause(self, forms: tuple[Form, ...]) -> Iterator[Event]:
         yield from self._rest()
@@ -293,13 +277,15 @@ class Reader:
 
     def _finish(self, reason: FinishReason) -> Iterator[Event]:
         yield from self._rest()
-        if citations := self._sources.cited():
-            yield Cited(citations)
-        calls = list(self._forwarded.close())
-        yield from calls
-        stopped = reason == "length"
+        calls: Sequence[ToolCall] = ()
+        if made := self._made:
+            if citations := made.sources.cited():
+                yield Cited(citations)
+            calls = tuple(made.forwarded.close())
+            yield from calls
+        stopped, asks = reason == "length", bool(self._tail and made and made.questions)
         reason = "length" if self._cut_short else "tool_calls" if calls else reason
-        yield Finished(reason, self._usage, stopped=stopped, asks=self._repeats and bool(self._questions))
+        yield Finished(reason, self._usage, stopped=stopped, asks=asks)
 
     def _fail(self, code: str, message: str, status: int) -> Iterator[Event]:
         yield from self._rest()
@@ -309,4 +295,5 @@ class Reader:
         """What was held back until the end."""
         self.done = True
         yield from self._voice.close()
-        yield from self._rows.close()
+        if self._made:
+            yield from self._made.close()

@@ -26,7 +26,7 @@ The facts, with the recordings of 1.16.1 they come from (those of workflows have
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, Literal, TypeAlias
@@ -42,7 +42,7 @@ from opendify.dify.events import HumanInputRequired, Malformed, Run, WorkflowFin
 from opendify.dify.gateway import Gateway, decoded
 from opendify.dify.pauses import Pauses, Resumed, form_of
 from opendify.dify.reader import Reader
-from opendify.errors import BrokenUpstream, OpenDifyError, Refused, UpstreamError, UpstreamTimeout
+from opendify.errors import BrokenUpstream, OpenDifyError, Refused, StreamLost, UpstreamError, UpstreamTimeout
 
 # How long a run whose stream was lost is asked for its end, and how often.
 RECOVERY_SECONDS: Final = 120.0
@@ -113,13 +113,23 @@ def is_bad_answer(error: OpenDifyError) -> bool:
 
 @asynccontextmanager
 async def resumed(
-    gateway: Gateway, app: App, user: str, run_id: str, token: str, action: str, values: Mapping[str, object]
+    gateway: Gateway,
+    app: App,
+    user: str,
+    run_id: str,
+    token: str,
+    action: str,
+    values: Mapping[str, object],
+    *,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Submit a form and yield the bytes of the rest of its run; nothing of it is missed.
+    """Submit a form, if the answer is still `wanted`, and yield the bytes of the rest of its run: all of it.
 
     Raises what `Gateway.run` raises, then nothing was submitted, and what `submit` raises.
     """
     async with gateway.run(app.access, events_path(run_id, user), None) as stream:
+        if not wanted():
+            raise StreamLost("Nobody waits for the rest of the run any more.")
         await submit(gateway, app, user, token, action, values)
         yield stream
 

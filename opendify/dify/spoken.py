@@ -1,4 +1,4 @@
-"""How much of its text an answer has told, and whether another text goes on from it."""
+"""What text an answer has told: enough of it to see whether another text goes on from it."""
 
 import hashlib
 from typing import Final
@@ -9,39 +9,39 @@ TAIL_CHARS: Final = 8192
 
 
 class Spoken:
-    """One for each answer. Only one that is `remembered` can be compared; what was told is not kept."""
+    """One for each answer whose text may be told again as a whole. The text itself is not kept."""
 
-    def __init__(self, *, remembered: bool) -> None:
-        self.chars = 0
-        self._digest = hashlib.blake2b() if remembered else None
+    __slots__ = ("_chars", "_digest")
+
+    def __init__(self) -> None:
+        self._chars = 0
+        self._digest = hashlib.blake2b()
 
     def add(self, text: str) -> None:
         """This was told too."""
-        self.chars += len(text)
-        if self._digest:
-            self._digest.update(_bytes(text))
+        self._chars += len(text)
+        self._digest.update(_bytes(text))
 
     def replace(self, text: str) -> None:
         """This was told instead."""
-        self.chars = len(text)
-        if self._digest:
-            self._digest = hashlib.blake2b(_bytes(text))
+        self._chars = len(text)
+        self._digest = hashlib.blake2b(_bytes(text))
 
     def goes_on(self, text: str) -> bool:
         """Whether a whole text begins with what was told."""
-        if not self.chars or self._digest is None:
-            return not self.chars
-        return hashlib.blake2b(_bytes(text[: self.chars])).digest() == self._digest.digest()
+        return hashlib.blake2b(_bytes(text[: self._chars])).digest() == self._digest.digest()
 
     def rest(self, text: str) -> str:
         """What a whole text tells more; all of it, apart, where something else was told."""
         if self.goes_on(text):
-            return text[self.chars :]
+            return text[self._chars :]
         return APART + text if text.strip() else ""
 
 
 class Tail:
     """The end of what a New Agent has told."""
+
+    __slots__ = ("_chars", "_parts")
 
     def __init__(self) -> None:
         self._parts: list[str] = []

@@ -1,40 +1,56 @@
-"""Which HTTP client speaks to which Dify, and whether a request went over a connection that was used before.
+"""Which HTTP client speaks to which Dify, how a request is sent over it, and what a failure of it means.
 
-Plain http goes through aiohttp below httpx's API: a third of httpx's own cost per event, and no linear search of
-the pool once many idle connections are in it. https goes through httpx's own HTTP/2 transport, if allowed.
+aiohttp does, but for https bases where HTTP/2 is allowed: that is spoken by httpx.
 """
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextvars import ContextVar
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Final
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 from msgspec import Struct
 
-# httpcore lets at most 100 streams share an HTTP/2 connection and makes the next one wait: we open another first.
-STREAMS_PER_CONNECTION = 90
-KEEP_ALIVE_SECONDS = 60.0
-WRAPPINGS = 10
+from opendify.dify import over_aiohttp, over_httpx
+from opendify.dify.lines import Line, Reply, Request, note_reuse, was_reused
+from opendify.dify.over_aiohttp import AiohttpLine
+from opendify.dify.over_httpx import HttpxLine
+from opendify.errors import BrokenUpstream, Unreachable, UpstreamError
 
-# What a request can end with: httpx-aiohttp lets some of aiohttp's own errors through.
-FAILURES = (httpx.TransportError, aiohttp.ClientError)
-
-_reused: ContextVar[bool] = ContextVar("reused", default=False)
+KEEP_ALIVE_SECONDS: Final = 60.0
+STALE_SECONDS = 1.0
+WRAPPINGS: Final = 10
+FAILURES: Final = (over_aiohttp.FAILURES, over_httpx.FAILURES)
 
 
 class Wire(Struct):
-    """The clients of one Dify: a pooled one, and one that opens a new connection for each request."""
+    """The lines to one Dify: a pooled one, and one that opens a new connection for each request."""
 
-    pooled: httpx.AsyncClient
-    fresh: httpx.AsyncClient
+    pooled: Line
+    fresh: Line
     open_runs: int = 0
+
+    async def send(self, request: Request) -> Reply:
+        """Send a request; once more on a fresh connection if a used one broke before any byte came back.
+
+        Dify's own server closes idle connections after two seconds, so that a pooled one may just have died. That
+        shows at once: a connection that breaks later may have started a run.
+        Raises Unreachable where no run can have started, BrokenUpstream.
+        """
+        note_reuse(False)
+        sent_at = time.monotonic()
+        try:
+            return await self.pooled.ask(request)
+        except FAILURES as error:
+            stale = was_reused() and time.monotonic() - sent_at < STALE_SECONDS
+            if never_sent(error) or not stale:
+                raise _lost(error) from error
+        try:
+            return await self.fresh.ask(request)
+        except FAILURES as error:
+            raise _lost(error) from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -43,21 +59,10 @@ class Wire(Struct):
 
 
 def connect(base: str, *, http2: bool, connect_timeout: float, ca_file: Path | None) -> Wire:
-    """The clients for one base address. Certificates are always verified, against `ca_file` too if given."""
-    context = _tls(ca_file) if base.startswith("https:") else None
-    make = _http2 if context and http2 else _aiohttp
-    pooled, fresh = (
-        httpx.AsyncClient(
-            base_url=base,
-            transport=make(context, keep),
-            timeout=httpx.Timeout(None, connect=connect_timeout),
-            headers={"accept-encoding": "identity", "user-agent": "opendify"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: the clients serve everyone
-            trust_env=False,
-        )
-        for keep in (True, False)
-    )
-    return Wire(pooled, fresh)
+    """The lines to one base address. Certificates are always verified, against `ca_file` too if given."""
+    tls = _tls(ca_file) if base.startswith("https:") else None
+    line = _http2 if tls and http2 else _http1
+    return Wire(line(tls, connect_timeout, keep=True), line(tls, connect_timeout, keep=False))
 
 
 def is_untrusted(error: BaseException | None) -> bool:
@@ -82,25 +87,20 @@ async def listens(base: str, seconds: float) -> bool:
     return True
 
 
-def was_reused() -> bool:
-    """Whether the last request of this task was sent over a connection that had been used before."""
-    return _reused.get()
-
-
-def forget_reuse() -> None:
-    """Call before each request."""
-    _reused.set(False)
-
-
 def never_sent(error: Exception) -> bool:
-    """Whether the failure came before Dify could have seen the request.
+    """Whether the failure came before Dify could have seen the request."""
+    return isinstance(
+        error,
+        aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | httpx.ConnectError | httpx.ConnectTimeout,
+    )
 
-    httpx-aiohttp calls every broken connection a ConnectTimeout, so that the cause has to tell.
-    """
-    told = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    if isinstance(told, aiohttp.ClientError):
-        return isinstance(told, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    return isinstance(told, httpx.ConnectError | httpx.ConnectTimeout)
+
+def _lost(error: Exception) -> UpstreamError:
+    if is_untrusted(error):
+        return Unreachable("Dify's certificate is not trusted: DIFY_CA_FILE can name the authority that signed it.")
+    if never_sent(error):
+        return Unreachable("Dify cannot be reached.")
+    return BrokenUpstream("Dify closed the connection without an answer.")
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:
@@ -110,85 +110,18 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _aiohttp(context: ssl.SSLContext | None, keep: bool) -> httpx.AsyncBaseTransport:
-    def session() -> aiohttp.ClientSession:
-        options: dict[str, Any] = {"keepalive_timeout": KEEP_ALIVE_SECONDS} if keep else {"force_close": True}
-        connector = aiohttp.TCPConnector(limit=0, ssl=context or True, **options)
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
-        return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace], trust_env=False
-        )
-
-    return AiohttpTransport(client=session)
+def _http1(tls: ssl.SSLContext | None, connect_timeout: float, *, keep: bool) -> Line:
+    seconds = KEEP_ALIVE_SECONDS if keep else None
+    return AiohttpLine(tls, connect_timeout=connect_timeout, keep_alive_seconds=seconds)
 
 
-async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: Any) -> None:  # noqa: ARG001 (aiohttp's signature)
-    _reused.set(True)
-
-
-def _http2(context: ssl.SSLContext | None, keep: bool) -> httpx.AsyncBaseTransport:
+def _http2(tls: ssl.SSLContext | None, connect_timeout: float, *, keep: bool) -> Line:
     limits = httpx.Limits(
         max_connections=None,
         max_keepalive_connections=None if keep else 0,
         keepalive_expiry=KEEP_ALIVE_SECONDS,
     )
-    return SpreadTransport(
-        lambda: httpx.AsyncHTTPTransport(verify=context or True, http2=True, limits=limits, trust_env=False)
+    return HttpxLine(
+        lambda: httpx.AsyncHTTPTransport(verify=tls or True, http2=True, limits=limits, trust_env=False),
+        connect_timeout=connect_timeout,
     )
-
-
-class SpreadTransport(httpx.AsyncBaseTransport):
-    """Spreads requests over as many transports as keep each below the streams of one HTTP/2 connection."""
-
-    def __init__(self, make: Callable[[], httpx.AsyncBaseTransport]) -> None:
-        self._make = make
-        self._shares: list[_Share] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send over the first transport with room; it is occupied until the response is closed."""
-        _reused.set(True)
-        request.extensions["trace"] = _note_connect
-        share = next((share for share in self._shares if share.streams < STREAMS_PER_CONNECTION), None)
-        if share is None:
-            share = _Share(self._make())
-            self._shares.append(share)
-        share.streams += 1
-        try:
-            response = await share.transport.handle_async_request(request)
-        except BaseException:
-            share.streams -= 1
-            raise
-        response.stream = _SharedStream(response.stream, share)
-        return response
-
-    async def aclose(self) -> None:
-        """Close every transport."""
-        for share in self._shares:
-            await share.transport.aclose()
-
-
-async def _note_connect(event: str, info: object) -> None:  # noqa: ARG001 (httpcore's signature)
-    if event == "connection.connect_tcp.started":
-        _reused.set(False)
-
-
-class _Share(Struct, eq=False):
-    transport: httpx.AsyncBaseTransport
-    streams: int = 0
-
-
-class _SharedStream(httpx.AsyncByteStream):
-    def __init__(self, stream: Any, share: _Share) -> None:
-        self._stream = stream
-        self._share: _Share | None = share
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
-            yield data
-
-    async def aclose(self) -> None:
-        if self._share:
-            self._share.streams -= 1
-            self._share = None
-        await self._stream.aclose()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from opendify.dialogue import Event, ReasoningDelta, TextDelta
-from opendify.thinking import Piece, ThinkSplitter
+from opendify.thinking import Piece, ThinkSplitter, marked
 
 APART: Final = "\n\n"  # between two thoughts
 # Of the white space at the end of a thought so far, only so much is held back until more of it comes.
@@ -20,12 +20,13 @@ class Voice:
 
     Where a thought interrupts the text, a blank line keeps its two parts from running into each other.
 
-    `thought` counts the characters of thinking that came beside the text.
+    `spoken` counts the characters of the text as the model wrote it, `thought` those of thinking beside it.
     """
 
-    __slots__ = ("_begun", "_edge", "_feed", "_last", "_shown", "_source", "_splitter", "_thinks", "thought")
+    __slots__ = ("_begun", "_edge", "_last", "_shown", "_source", "_splitter", "_thinks", "spoken", "thought")
 
     def __init__(self) -> None:
+        self.spoken = 0
         self.thought = 0
         self._thinks = False  # whether any thought was told
         self._last: str | None = None  # the thought that was told last, None where it was text
@@ -34,21 +35,21 @@ class Voice:
         self._edge = ""
         self._shown = "\n"  # what was shown last of the text, of which the last character matters
         self._splitter = ThinkSplitter(APART)
-        self._feed = self._splitter.feed
 
     def say(self, text: str) -> Sequence[Event]:
         """The next piece of the text, as the model wrote it."""
-        pieces = self._feed(text)
-        if len(pieces) == 1 and self._last is None:
-            ((thinking, shown),) = pieces
-            if not thinking:
-                self._shown = shown
-                return (TextDelta(shown),)
-        return self._told(pieces)
+        self.spoken += len(text)
+        if self._last is None and self._splitter.still and not marked(text):  # as nearly all pieces are
+            self._shown = text
+            return (TextDelta(text),)
+        return self._told(self._splitter.feed(text))
 
     def think(self, source: str, text: str) -> Sequence[Event]:
         """The next piece of a thought that Dify tells beside the text. White space at its edges vanishes."""
         self.thought += len(text)
+        goes_on = self._begun and source == self._source == self._last and not self._edge
+        if goes_on and text and not text[-1].isspace():  # as most pieces do
+            return (ReasoningDelta(text),)
         if source != self._source:
             self._source, self._begun, self._edge = source, False, ""
         whole = self._edge + text if self._begun else text.lstrip()
@@ -68,15 +69,15 @@ class Voice:
         """What comes now does not continue the text: no block or code is open any more."""
         rest = self.close()
         self._splitter = ThinkSplitter(APART)
-        self._feed = self._splitter.feed
         self._last = self._last and PAST
         return rest
 
     def replace(self, text: str) -> str:
         """Begin anew with this text; what is shown of it. Its thinking was told before."""
         self.restart()
+        self.spoken = len(text)
         self._shown = "\n"
-        pieces = self._feed(text)
+        pieces = self._splitter.feed(text)
         self._last = TAGGED if pieces and pieces[-1][0] else None
         return "".join(piece for thinking, piece in pieces if not thinking)
 

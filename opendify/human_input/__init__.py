@@ -12,8 +12,3 @@ TOOL: Final = "dify_human_input"
 def open_form(forms: Iterable[Form]) -> Form | None:
     """The form that the next turn can answer; None where all are answered elsewhere."""
     return next((form for form in forms if form.token), None)
-
-
-def is_expired(form: Form, now: float) -> bool:
-    """Whether a form's time is over; both are seconds since 1970."""
-    return form.expires is not None and form.expires <= now

@@ -12,7 +12,7 @@ from opendify.human_input import open_form
 
 PLACEHOLDER: Final = re.compile(r"\{\{#\$output\.([^#{}\n]{1,200})#\}\}")
 WAITING: Final = "The app is paused until somebody goes on with it in Dify."
-CLOSED: Final = {
+CLOSED_FORMS: Final = {
     "expired": "This form has expired and takes no answer any more. The app goes on the way its author has foreseen.",
     "submitted": "This form has been answered already, and takes no other answer.",
     "unknown": "Dify does not have this form any more, so that it takes no answer.",

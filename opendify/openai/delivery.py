@@ -6,29 +6,32 @@ to leave.
 """
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import aclosing, suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
-from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from opendify import sse
-from opendify.dialogue import Event, FinishReason, Ids
+from opendify.access import server_send
+from opendify.dialogue import Event, FinishReason, Ids, TextDelta
 from opendify.error_answers import from_exception
 from opendify.errors import ClientGone, OpenDifyError
 from opendify.exchange import Answer
 from opendify.run import LEAVE_SECONDS, resolve
 
-log = structlog.get_logger("opendify.delivery")
-
-STREAM_HEADERS = [
+# How long an ear may go on listening after its request: servers tell it at once that there is nothing more to hear.
+EAR_SECONDS: Final = 5.0
+STREAM_HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
-]
+)
+
+log = structlog.get_logger("opendify.delivery")
 
 
 class Writer(Protocol):
@@ -58,10 +61,10 @@ class FoldWriter(Writer, Protocol):
     def result(self) -> bytes: ...
 
 
-def id_headers(ids: Ids) -> list[tuple[str, str]]:
+def id_headers(ids: Ids) -> list[tuple[bytes, bytes]]:
     """Dify's ids, as far as they are known when the answer starts."""
-    named = {"x-dify-conversation-id": ids.conversation_id, "x-dify-message-id": ids.message_id}
-    return [(name, value) for name, value in named.items() if value and value.isascii() and value.isprintable()]
+    named = ((b"x-dify-conversation-id", ids.conversation_id), (b"x-dify-message-id", ids.message_id))
+    return [(name, value.encode()) for name, value in named if value and value.isascii() and value.isprintable()]
 
 
 class Delivery(ABC):
@@ -70,7 +73,8 @@ class Delivery(ABC):
     def __init__(self, answer: Answer, writer: Writer, receive: Receive) -> None:
         self._answer = answer
         self._writer = writer
-        self._ear = asyncio.create_task(self._listen(receive))
+        self._loop = asyncio.get_running_loop()
+        self._ear = self._loop.create_task(self._listen(receive))
         answer.spawn(self._pump())
 
     async def _listen(self, receive: Receive) -> None:
@@ -79,12 +83,15 @@ class Delivery(ABC):
         self._answer.leave(ClientGone("The client closed the connection."))
 
     async def _pump(self) -> None:
-        answer, writer = self._answer, self._writer
+        answer, writer, outcome, is_first = self._answer, self._writer, self._answer.outcome, True
         try:
             async with aclosing(answer.events()) as batches:
                 async for events in batches:
-                    writer.ids, writer.reasoning_key = answer.ids, answer.reasoning_key
-                    await self._write(writer.feed(events))
+                    if is_first or type(events[-1]) is not TextDelta:  # nothing is named by text alone
+                        writer.ids, writer.reasoning_key, is_first = answer.ids, answer.reasoning_key, False
+                    data = writer.feed(events)
+                    if (data or writer.done) and not outcome.done():
+                        await self._write(data)
                     if writer.done:
                         answer.complete()
                     elif writer.cut and not answer.cut:
@@ -94,33 +101,50 @@ class Delivery(ABC):
             answer.leave(from_exception(error))
         finally:  # a run that was cut short may end without a word, or be read no longer
             if writer.cut and not writer.done:
-                await self._write(writer.close())
+                data = writer.close()
+                if not outcome.done():
+                    await self._write(data)
                 answer.complete()
 
     @abstractmethod
     async def _write(self, data: bytes) -> None: ...
 
     def _close(self) -> None:
-        """The request is over, however it came to that."""
-        self._ear.cancel()
+        """The request is over, however it came to that.
+
+        The ear hears that by itself. Cancelling it leaves a circle for the garbage collector, so that is kept for
+        servers which do not tell it.
+        """
         self._answer.leave(ClientGone("The request ended."))
+        if not self._ear.done():
+            patience = self._loop.call_later(EAR_SECONDS, self._ear.cancel)
+            self._ear.add_done_callback(lambda _: patience.cancel())
 
 
 class Folding(Delivery):
     """An answer as one JSON object; every failure is a real HTTP status."""
 
     _writer: FoldWriter
+    _body = b""
 
     async def response(self) -> ASGIApp:
         """The complete answer. Raises its failure."""
         outcome = self._answer.outcome
         try:
-            await _first((outcome,))
+            await _resolved(outcome)
         finally:
             self._close()
         if error := outcome.result():
             raise error
-        return ASGIResponse(body=self._writer.result(), headers=id_headers(self._answer.ids))
+        self._body = self._writer.result()
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
+        """Send it."""
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self._body))]
+        headers += id_headers(self._answer.ids)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await server_send(scope, send)({"type": "http.response.body", "body": self._body, "more_body": False})
 
     async def _write(self, data: bytes) -> None:
         """Nothing is sent before the end."""
@@ -130,26 +154,37 @@ class Streaming(Delivery):
     """An answer as a stream; an early failure is a real HTTP status, a later one an error frame."""
 
     _writer: StreamWriter
+    _send: Send
 
     def __init__(self, answer: Answer, writer: StreamWriter, receive: Receive) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._begun: asyncio.Future[None] = self._loop.create_future()
-        self._sink: asyncio.Future[Send] = self._loop.create_future()
-        self._opened = False
-        self._sending = False
-        self._sent_at = self._loop.time()
         super().__init__(answer, writer, receive)
+        self._first = b""
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._sent_at = self._loop.time()
+        answer.outcome.add_done_callback(self._on_outcome)
+        answer.sent.add_done_callback(self._on_sent)
+
+    def _on_outcome(self, _: object) -> None:
+        """Nobody waits for the other one any more."""
+        resolve(self._ready, None)
+        resolve(self._started, None)
+
+    def _on_sent(self, _: object) -> None:
+        """From now on the client waits for as long as it is told nothing."""
+        if not self._ready.done():
+            timer = self._loop.call_later(self._answer.limits.first_packet, resolve, self._ready, None)
+            self._ready.add_done_callback(lambda _: timer.cancel())
 
     async def response(self) -> ASGIApp:
         """The stream, once it has an event or the client has waited long enough. Raises an early failure."""
-        answer = self._answer
         try:
-            await _first((self._begun, answer.outcome, answer.sent))
-            await _first((self._begun, answer.outcome), answer.limits.first_packet)
+            await self._ready
         except BaseException:
             self._close()
             raise
-        if answer.outcome.done() and (error := answer.outcome.result()):
+        outcome = self._answer.outcome
+        if outcome.done() and (error := outcome.result()):
             self._close()
             raise error
         return self
@@ -160,60 +195,63 @@ class Streaming(Delivery):
             with suppress(TimeoutError):
                 async with asyncio.timeout(None) as patience:
                     self._answer.outcome.add_done_callback(lambda _: _shorten(patience, LEAVE_SECONDS))
-                    await self._start(send)
-                    await self._see_through(send)
+                    await self._start(scope, send)
+                    await self._see_through()
         finally:
             self._close()
 
-    async def _start(self, send: Send) -> None:
-        ids = [(name.encode(), value.encode()) for name, value in id_headers(self._answer.ids)]
-        await send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *ids]})
-        if not self._begun.done():
-            await self._send(send, b"")
-        self._sink.set_result(send)
+    async def _start(self, scope: Scope, send: Send) -> None:
+        """The response's start and what the pump has by now; from here on it writes for itself."""
+        self._send = server_send(scope, send)
+        headers = [*STREAM_HEADERS, *id_headers(self._answer.ids)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._put(self._writer.open() + self._first, last=self._writer.done)
+        resolve(self._started, None)
 
-    async def _see_through(self, send: Send) -> None:
+    async def _see_through(self) -> None:
         """Keep the connection alive until the pump is done; tell the failure, if it comes to that."""
-        outcome = self._answer.outcome
+        outcome, keep_alive, now = self._answer.outcome, self._answer.limits.keep_alive, self._loop.time
         while not outcome.done():
-            await _first((outcome,), self._until_keep_alive())
-            if not outcome.done() and self._until_keep_alive() <= 0:
-                await self._send(send, sse.KEEP_ALIVE)
+            await _resolved(outcome, min(self._sent_at, now()) + keep_alive)
+            if not outcome.done() and self._sent_at + keep_alive <= now():
+                await self._put(sse.KEEP_ALIVE)
         error = outcome.result()
-        if error and not isinstance(error, ClientGone):
-            await self._send(send, self._writer.fail(error), last=True)
-
-    def _until_keep_alive(self) -> float:
-        """Seconds until the client has heard nothing for too long; one that does not read needs no comments."""
-        keep_alive = self._answer.limits.keep_alive
-        return keep_alive if self._sending else self._sent_at + keep_alive - self._loop.time()
+        if error and not isinstance(error, ClientGone) and not self._writer.done:
+            await self._put(self._writer.fail(error), last=True)
 
     async def _write(self, data: bytes) -> None:
-        resolve(self._begun, None)
-        outcome = self._answer.outcome
-        if not self._sink.done():
-            await _first((self._sink, outcome))
-        if not outcome.done():
-            await self._send(self._sink.result(), data, last=self._writer.done)
+        if self._started.done():
+            await self._put(data, last=self._writer.done)
+        else:
+            self._first = data
+            resolve(self._ready, None)
+            await _resolved(self._started)
 
-    async def _send(self, send: Send, data: bytes, *, last: bool = False) -> None:
-        """One body message: what a read of Dify's stream amounts to. The role chunk goes before the first."""
-        if not self._opened:
-            self._opened = True
-            data = self._writer.open() + data
-        if not data and not last:
-            return
-        self._sending = True
-        try:
-            await send({"type": "http.response.body", "body": data, "more_body": not last})
-        finally:
-            self._sending = False
-            self._sent_at = self._loop.time()
+    async def _put(self, data: bytes, *, last: bool = False) -> None:
+        """One body message: what a read of Dify's stream amounts to."""
+        self._sent_at = math.inf  # while it is sent: a client that does not read needs no comments
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        self._sent_at = self._loop.time()
 
 
-async def _first(futures: tuple["asyncio.Future[Any]", ...], seconds: float | None = None) -> None:
-    """Wait for the first of them. Being cancelled meanwhile does not cancel them."""
-    await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+async def _resolved(future: "asyncio.Future[Any]", until: float | None = None) -> None:
+    """Wait for it, at most until then. Being cancelled meanwhile does not cancel it."""
+    if future.done():
+        return
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        resolve(waiter, None)
+
+    future.add_done_callback(wake)
+    timer = None if until is None else loop.call_at(until, wake)
+    try:
+        await waiter
+    finally:
+        future.remove_done_callback(wake)
+        if timer:
+            timer.cancel()
 
 
 def _shorten(patience: asyncio.Timeout, seconds: float) -> None:

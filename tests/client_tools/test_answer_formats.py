@@ -82,6 +82,6 @@ def test_much_of_anything_takes_little_time(filler: str) -> None:
 
 
 def test_what_the_app_is_told() -> None:
-    assert "Reply with one JSON object and nothing else" in texts.form(OBJECT)
-    assert json.loads(texts.form(SCHEMA).splitlines()[-1]) == SCHEMA.schema
-    assert texts.form(SCHEMA) == texts.form(SCHEMA)
+    assert "Reply with one JSON object and nothing else" in texts.format_rules(OBJECT)
+    assert json.loads(texts.format_rules(SCHEMA).splitlines()[-1]) == SCHEMA.schema
+    assert texts.format_rules(SCHEMA) == texts.format_rules(SCHEMA)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from opendify.client_tools import texts, turns
-from opendify.client_tools.answer import MAX_CALLS, Piece, ToolAnswer, new_id
+from opendify.client_tools.answer import MAX_CALLS, Piece, ToolAnswer
 from opendify.client_tools.scanner import MAX_BLOCK
 from opendify.client_tools.tags import Tags
-from opendify.dialogue import Tool, ToolCall, ToolChoice, Tools, Turn
+from opendify.dialogue import Tool, ToolCall, ToolChoice, Tools, Turn, new_call_id
 
 KEY = b"k" * 32
 TAGS = Tags.of(KEY, "salt")
@@ -92,8 +92,8 @@ def test_a_call_is_told_before_the_answer_ends() -> None:
 
 
 def test_ids_are_as_openais() -> None:
-    assert new_id().startswith("call_")
-    assert len({new_id() for _ in range(100)}) == 100
+    assert new_call_id().startswith("call_")
+    assert len({new_call_id() for _ in range(100)}) == 100
 
 
 def test_a_namespace_of_models() -> None:

@@ -214,7 +214,7 @@ def test_a_refused_call_is_mended(choice: str, first: str) -> None:
 
 
 def test_a_wrong_form_is_mended() -> None:
-    repair = texts.repair_form(Format("json_object"), "It is not JSON.")
+    repair = texts.repair_format(Format("json_object"), "It is not JSON.")
     asked = 'SAY:"LONG ago" MEND:"{\\"a\\": 1}"'
     assert "".join(written(asked, repair)) == '{"a": 1}'
     again = (user(asked), Turn(role="assistant", text="LONG ago"), user(repair))
@@ -227,7 +227,7 @@ def test_without_the_word_nothing_is_mended() -> None:
         texts.repair([], WEATHER, TAGS, called=False),
         texts.repair(["There is no tool 'LONG'."], WEATHER, TAGS, called=True),
         texts.repair([], Tools(WEATHER.tools, ToolChoice("none")), TAGS, called=False),
-        texts.repair_form(Format("json_schema", PLACE), "'TWO' is wrong."),
+        texts.repair_format(Format("json_schema", PLACE), "'TWO' is wrong."),
     ]
     for repair in repairs:
         assert "".join(written(f"{BERLIN} {GOOD}", BERLIN, repair)) == CANNOT

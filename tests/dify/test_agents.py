@@ -489,9 +489,9 @@ def test_what_is_kept_is_bounded() -> None:
     reader = Reader("agent", origin="http://dify.test")
     for number in range(MAX_ROWS + 9):
         reader.read(row(str(number), thought="a"))
-    assert len(reader._rows._thought) == MAX_ROWS
+    assert len(reader._making._rows._thought) == MAX_ROWS
     for number in range(MAX_ROUNDS + 9):
         data = {"tool_input": [CLOCK] * 99}
         reader.read(log(str(number), "Thought", "success", parent_id=str(number), data=data))
-    planned = reader._nodes.logs._planned
+    planned = reader._making._nodes.logs._planned
     assert (len(planned), {len(calls) for calls in planned.values()}) == (MAX_ROUNDS, {32})

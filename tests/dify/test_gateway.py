@@ -13,10 +13,12 @@ import respx
 from app_samples import BASE, KEY, make_app
 
 from opendify.dify import gateway as module
-from opendify.dify import transport
+from opendify.dify import replies, transport
 from opendify.dify.apps import Access
 from opendify.dify.files import Upload
 from opendify.dify.gateway import Gateway
+from opendify.dify.lines import Reply, Request, note_reuse
+from opendify.dify.over_httpx import HttpxLine
 from opendify.dify.transport import Wire
 from opendify.errors import (
     BrokenUpstream,
@@ -55,13 +57,14 @@ class Stream(httpx.AsyncByteStream):
 
 
 class Mocked(httpx.AsyncBaseTransport):
-    """A router's answers as a network brings them: unread."""
+    """A router's answers as a network brings them: unread, and over a new connection."""
 
     def __init__(self, router: respx.MockRouter) -> None:
         self.router = router
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
+        await request.extensions["trace"]("connection.connect_tcp.started", {})
         answer = await self.router.async_handler(request)
         stream = answer.stream
         if isinstance(stream, httpx.ByteStream):
@@ -99,8 +102,7 @@ async def make(dify: respx.MockRouter, fresh: respx.MockRouter, monkeypatch: pyt
     gateways: list[Gateway] = []
 
     def connect(base: str, **options: Any) -> Wire:
-        pooled, other = (httpx.AsyncClient(base_url=base, transport=Mocked(router)) for router in (dify, fresh))
-        return Wire(pooled, other)
+        return Wire(HttpxLine(lambda: Mocked(dify)), HttpxLine(lambda: Mocked(fresh)))
 
     def gateway(**options: Any) -> Gateway:
         gateways.append(Gateway([BASE], **({"timeout": 5.0} | options)))
@@ -399,7 +401,7 @@ async def test_an_answer_that_cannot_be_read(body: bytes, gateway: Gateway, dify
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize(("status", "limit"), [(400, module.ERROR_BODY_BYTES), (200, module.ANSWER_BYTES)])
+@pytest.mark.parametrize(("status", "limit"), [(400, replies.ERROR_BODY_BYTES), (200, replies.ANSWER_BYTES)])
 async def test_bodies_are_bounded(status: int, limit: int, gateway: Gateway, dify: respx.MockRouter) -> None:
     half = b" " * (limit // 2)
     fits, too_long = Stream(b"{}", half, half[2:]), Stream(b"{}", half, half, half, half)
@@ -575,7 +577,7 @@ def stale(error: httpx.TransportError) -> Callable[[httpx.Request], httpx.Respon
     """A pooled connection that had been used before, and breaks."""
 
     def answer(request: httpx.Request) -> httpx.Response:
-        transport._reused.set(True)
+        note_reuse(True)
         raise error
 
     return answer
@@ -603,7 +605,7 @@ async def test_a_stale_connection_is_tried_again_on_a_fresh_one(
 async def test_a_used_connection_that_breaks_later_may_have_started_a_run(
     gateway: Gateway, dify: respx.MockRouter, fresh: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STALE_SECONDS", 0.0)
+    monkeypatch.setattr(transport, "STALE_SECONDS", 0.0)
     dify.post(CHAT).mock(side_effect=stale(httpx.ReadError("reset")))
     with pytest.raises(BrokenUpstream, match="without an answer"):
         await run(gateway)
@@ -652,7 +654,7 @@ async def test_a_fresh_connection_that_breaks_as_well(
 async def test_an_earlier_reuse_says_nothing_of_a_new_connection(
     gateway: Gateway, dify: respx.MockRouter, fresh: respx.MockRouter
 ) -> None:
-    transport._reused.set(True)
+    note_reuse(True)
     dify.post(CHAT).mock(side_effect=httpx.ReadError("dropped"))
     with pytest.raises(BrokenUpstream, match="closed the connection without an answer"):
         await run(gateway)
@@ -740,6 +742,16 @@ async def test_runs_that_fail_do_not_count(make: Make, dify: respx.MockRouter) -
     assert await run(gateway) == [FRAME]
 
 
+class Closable:
+    closed = False
+
+    async def ask(self, request: Request) -> Reply:
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
 async def test_each_base_has_connections_of_its_own(
     dify: respx.MockRouter, fresh: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -749,13 +761,12 @@ async def test_each_base_has_connections_of_its_own(
     def connect(base: str, **given: Any) -> Wire:
         made.append(base)
         options.append(given)
-        return Wire(httpx.AsyncClient(), httpx.AsyncClient())
+        return Wire(Closable(), Closable())
 
     monkeypatch.setattr(transport, "connect", connect)
     gateway = Gateway(["https://a/v1", "https://b/v1", "https://a/v1"], timeout=1, connect_timeout=2, http2=False)
     assert made == ["https://a/v1", "https://b/v1"]
     assert options[0] == {"http2": False, "connect_timeout": 2, "ca_file": None}
-    clients = [client for wire in gateway._wires.values() for client in (wire.pooled, wire.fresh)]
+    lines = [line for wire in gateway._wires.values() for line in (wire.pooled, wire.fresh)]
     await gateway.close()
-    assert len(clients) == 4
-    assert all(client.is_closed for client in clients)
+    assert [line.closed for line in lines if isinstance(line, Closable)] == [True] * 4

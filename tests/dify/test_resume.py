@@ -19,6 +19,7 @@ from opendify.dify import gateway as gateway_module
 from opendify.dify import resume, transport
 from opendify.dify.apps import Access, App
 from opendify.dify.gateway import Gateway
+from opendify.dify.over_httpx import HttpxLine
 from opendify.dify.pauses import Resumed
 from opendify.dify.reader import Reader
 from opendify.dify.requests import RUN_PATH
@@ -287,8 +288,7 @@ async def gateway(dify: respx.MockRouter, monkeypatch: pytest.MonkeyPatch) -> As
     """A gateway without sockets."""
 
     def connect(base: str, **options: Any) -> Wire:
-        pooled, fresh = (httpx.AsyncClient(base_url=base, transport=Mocked(dify)) for _ in range(2))
-        return Wire(pooled, fresh)
+        return Wire(HttpxLine(lambda: Mocked(dify)), HttpxLine(lambda: Mocked(dify)))
 
     monkeypatch.setattr(transport, "connect", connect)
     monkeypatch.setattr(gateway_module, "BACKOFF_SECONDS", 0.0)

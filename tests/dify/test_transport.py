@@ -1,26 +1,32 @@
-"""Which client speaks to which Dify, over real sockets."""
+"""Which client speaks to which Dify, and what comes of it, over real sockets."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import parse_qs
 
 import aiohttp
 import httpx
 import pytest
 import trustme
 from aiohttp.client_reqrep import ConnectionKey
-from httpx_aiohttp import AiohttpTransport
+from app_samples import make_app
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+from msgspec.structs import replace
 
-from opendify.dify import transport
+from opendify.dify import over_aiohttp, over_httpx, transport
 from opendify.dify.apps import Access
+from opendify.dify.files import Upload
 from opendify.dify.gateway import PIECE_BYTES, Gateway
-from opendify.dify.transport import STREAMS_PER_CONNECTION, SpreadTransport, Wire, connect, never_sent, was_reused
-from opendify.errors import BrokenUpstream, Unreachable
+from opendify.dify.lines import Line, Request, note_reuse, was_reused
+from opendify.dify.over_aiohttp import AiohttpLine
+from opendify.dify.over_httpx import STREAMS_PER_CONNECTION, HttpxLine
+from opendify.dify.transport import Wire, connect, never_sent
+from opendify.errors import BrokenUpstream, Refused, Unreachable
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -106,25 +112,32 @@ async def wired() -> AsyncIterator[Connect]:
 
 @pytest.fixture(params=["aiohttp", "httpx"])
 async def wire_to(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, wired: Connect) -> Connect:
-    """Wires over either transport, to plain addresses."""
+    """Wires over either client, to plain addresses."""
     if request.param == "httpx":
-        monkeypatch.setattr(transport, "_aiohttp", transport._http2)
+        monkeypatch.setattr(transport, "_http1", transport._http2)
     return wired
 
 
-async def ask(client: httpx.AsyncClient, path: str = "/info", **more: Any) -> httpx.Response:
-    transport.forget_reuse()
-    return await client.request("POST" if more else "GET", path, **more)
+def request(url: str, path: str = "/info", body: bytes | None = None) -> Request:
+    return Request("GET" if body is None else "POST", url + path, {}, body)
+
+
+async def ask(line: Line, url: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """The status and the whole body of an answer."""
+    note_reuse(False)
+    async with aclosing(await line.ask(request(url, body=body))) as reply:
+        return reply.status, b"".join([data async for data in reply])
 
 
 # -- was it sent, and over what
 
 
 async def test_nobody_listens(wire_to: Connect) -> None:
-    wire = wire_to(free_url())
-    for client in (wire.pooled, wire.fresh):
-        with pytest.raises(httpx.TransportError) as caught:
-            await ask(client)
+    url = free_url()
+    wire = wire_to(url)
+    for line in (wire.pooled, wire.fresh):
+        with pytest.raises(transport.FAILURES) as caught:
+            await ask(line, url)
         assert never_sent(caught.value)
         assert not was_reused()
 
@@ -132,9 +145,9 @@ async def test_nobody_listens(wire_to: Connect) -> None:
 async def test_a_connection_that_is_dropped_after_the_request(wire_to: Connect) -> None:
     async with listening(lambda number: None) as server:
         wire = wire_to(server.url)
-        for client in (wire.pooled, wire.fresh):
-            with pytest.raises(httpx.TransportError) as caught:
-                await ask(client, content=b"{}")
+        for line in (wire.pooled, wire.fresh):
+            with pytest.raises(transport.FAILURES) as caught:
+                await ask(line, server.url, b"{}")
             assert not never_sent(caught.value)
             assert not was_reused()
         assert server.connections == len(server.requests) == 2
@@ -145,18 +158,18 @@ async def test_a_second_request_goes_over_the_same_connection(wire_to: Connect) 
         wire = wire_to(server.url)
         seen = []
         for _ in range(3):
-            await ask(wire.pooled)
+            assert await ask(wire.pooled, server.url) == (200, b"{}")
             seen.append(was_reused())
         assert seen == [False, True, True]
         assert server.connections == 1
 
 
-async def test_a_fresh_client_opens_a_connection_each_time(wire_to: Connect) -> None:
+async def test_a_fresh_line_opens_a_connection_each_time(wire_to: Connect) -> None:
     async with listening(lambda number: OK) as server:
         wire = wire_to(server.url)
-        await ask(wire.pooled)
+        await ask(wire.pooled, server.url)
         for _ in range(3):
-            await ask(wire.fresh)
+            await ask(wire.fresh, server.url)
             assert not was_reused()
         assert server.connections == 4
 
@@ -164,9 +177,9 @@ async def test_a_fresh_client_opens_a_connection_each_time(wire_to: Connect) -> 
 async def test_a_used_connection_that_is_dropped(wire_to: Connect) -> None:
     async with listening(lambda number: OK if number == 1 else None) as server:
         wire = wire_to(server.url)
-        await ask(wire.pooled, content=b"{}")
-        with pytest.raises(httpx.TransportError) as caught:
-            await ask(wire.pooled, content=b"{}")
+        await ask(wire.pooled, server.url, b"{}")
+        with pytest.raises(transport.FAILURES) as caught:
+            await ask(wire.pooled, server.url, b"{}")
         assert was_reused()
         assert not never_sent(caught.value)
         assert server.connections == 1
@@ -175,23 +188,18 @@ async def test_a_used_connection_that_is_dropped(wire_to: Connect) -> None:
 async def test_reuse_is_noted_for_each_task_apart(wire_to: Connect) -> None:
     async with listening(lambda number: OK) as server:
         wire = wire_to(server.url)
-        await ask(wire.pooled)
+        await ask(wire.pooled, server.url)
 
-        async def reused(client: httpx.AsyncClient) -> bool:
-            await ask(client)
+        async def reused(line: Line) -> bool:
+            await ask(line, server.url)
             return was_reused()
 
         assert await asyncio.gather(reused(wire.pooled), reused(wire.fresh)) == [True, False]  # type: ignore[comparison-overlap]
-        transport.forget_reuse()
+        note_reuse(False)
         assert not was_reused()
 
 
 KEY = ConnectionKey("dify", 80, is_ssl=False, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
-
-
-def caused(error: httpx.TransportError, cause: Exception | None) -> httpx.TransportError:
-    error.__cause__ = cause
-    return error
 
 
 @pytest.mark.parametrize(
@@ -203,17 +211,17 @@ def caused(error: httpx.TransportError, cause: Exception | None) -> httpx.Transp
         (httpx.WriteError("no"), False),
         (httpx.ReadTimeout("no"), False),
         (httpx.RemoteProtocolError("no"), False),
-        (caused(httpx.ConnectError("no"), OSError()), True),
-        (caused(httpx.ConnectTimeout("no"), aiohttp.ServerDisconnectedError()), False),
-        (caused(httpx.ConnectTimeout("no"), aiohttp.ClientOSError()), False),
-        (caused(httpx.ConnectTimeout("no"), aiohttp.ServerTimeoutError()), False),
-        (caused(httpx.ConnectTimeout("no"), aiohttp.ConnectionTimeoutError()), True),
-        (caused(httpx.ConnectError("no"), aiohttp.ClientConnectorError(KEY, OSError())), True),
-        (caused(httpx.ConnectError("no"), aiohttp.ClientConnectorDNSError(KEY, OSError())), True),
-        (caused(httpx.ReadError("no"), aiohttp.ClientPayloadError()), False),
+        (aiohttp.ServerDisconnectedError(), False),
+        (aiohttp.ClientOSError(), False),
+        (aiohttp.ServerTimeoutError(), False),
+        (aiohttp.ConnectionTimeoutError(), True),
+        (aiohttp.ClientConnectorError(KEY, OSError()), True),
+        (aiohttp.ClientConnectorDNSError(KEY, OSError()), True),
+        (aiohttp.ClientPayloadError(), False),
     ],
 )
-def test_whether_a_request_can_have_been_seen(error: httpx.TransportError, expected: bool) -> None:
+def test_whether_a_request_can_have_been_seen(error: Exception, expected: bool) -> None:
+    assert isinstance(error, transport.FAILURES)
     assert never_sent(error) is expected
 
 
@@ -266,9 +274,31 @@ async def test_a_large_body_goes_out_whole(wire_to: Connect) -> None:
     async with listening(lambda number: OK) as server, gateway_to(server.url) as (gateway, access):
         await gateway.call(access, "POST", "/x", body)
         await gateway.call(access, "POST", "/x", body)
-        assert [request.partition(b"\r\n\r\n")[2] for request in server.requests] == [body, body]
+        assert [sent.partition(b"\r\n\r\n")[2] for sent in server.requests] == [body, body]
         assert b"transfer-encoding" not in server.requests[0].lower()
         assert server.connections == 1
+
+
+async def test_an_answer_that_comes_before_the_whole_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still to be sent then is not waited for, neither now nor when all is closed."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-type: text/html\r\ncontent-length: 3\r\n\r\nno!")
+        await left.wait()
+        writer.close()
+        gone.set()
+
+    monkeypatch.setattr(over_aiohttp, "CLOSE_SECONDS", 0.05)
+    left, gone = asyncio.Event(), asyncio.Event()
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0, limit=1024) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
+        async with gateway_to(url) as (gateway, access):
+            with pytest.raises(Refused, match="does not take a request of this size"):
+                await gateway.call(access, "POST", "/x", bytes(50_000_000))
+        left.set()
+        await gone.wait()
+        await asyncio.sleep(0.05)
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -289,11 +319,67 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 )
 async def test_what_is_not_http_is_a_broken_upstream(answer: bytes, over: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if over == "httpx":
-        monkeypatch.setattr(transport, "_aiohttp", transport._http2)
+        monkeypatch.setattr(transport, "_http1", transport._http2)
     async with listening(lambda number: answer) as server, gateway_to(server.url) as (gateway, access):
         with pytest.raises(BrokenUpstream):
             async with gateway.run(access, "/run", b"{}") as stream:
                 assert [data async for data in stream]
+
+
+async def test_a_type_of_odd_bytes_can_be_told(wire_to: Connect) -> None:
+    odd = OK.replace(b"application/json", b"text/\xff\xe9")
+    async with listening(lambda number: odd) as server, gateway_to(server.url) as (gateway, access):
+        with pytest.raises(BrokenUpstream, match="text/\xff\xe9") as caught:
+            await gateway.call(access, "GET", "/x")
+        assert caught.value.message.encode()
+
+
+async def test_what_has_arrived_is_handed_out_at_once(wire_to: Connect) -> None:
+    """However little it is; and together what has arrived together."""
+    async with (
+        listening(lambda number: HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n") as server,
+        gateway_to(server.url) as (gateway, access),
+        gateway.run(access, "/run", b"{}") as stream,
+    ):
+        assert await anext(stream) == b"a"
+        [writer] = server.handlers.values()
+        for piece in (b"b", b"c" * 20_000):
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            got = b""
+            while len(got) < len(piece):
+                got += await asyncio.wait_for(anext(stream), 5)
+            assert got == piece
+            assert not stream.at_end
+        writer.write(b"1\r\nd\r\n0\r\n\r\n")
+        assert [data async for data in stream] == [b"d"]
+        assert stream.at_end
+        assert await anext(stream, None) is None
+
+
+async def test_the_end_that_came_along_is_known() -> None:
+    whole = HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    async with (
+        listening(lambda number: whole) as server,
+        gateway_to(server.url) as (gateway, access),
+        gateway.run(access, "/run", b"{}") as stream,
+    ):
+        assert not stream.at_end
+        assert await anext(stream) == b"hi"
+        assert stream.at_end
+
+
+async def test_reading_goes_on_after_a_wait_that_was_given_up() -> None:
+    async with (
+        listening(lambda number: OPEN) as server,
+        gateway_to(server.url) as (gateway, access),
+        gateway.run(access, "/run", b"{}") as stream,
+    ):
+        assert await anext(stream) == b"hi\n"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.01)
+        for writer in server.handlers.values():
+            writer.write(b"3\r\nho\n\r\n")
+        assert await anext(stream) == b"ho\n"
 
 
 @pytest.mark.parametrize(
@@ -339,54 +425,54 @@ async def test_where_something_should_listen(
     assert asked == [expected]
 
 
-def test_reuse_is_forgotten() -> None:
-    transport._reused.set(True)
-    assert was_reused()
-    transport.forget_reuse()
-    assert not was_reused()
-
-
 # -- what both clients have in common
 
 
 async def test_headers(wire_to: Connect) -> None:
-    async with listening(lambda number: OK) as server:
-        await ask(wire_to(server.url).pooled)
+    async with listening(lambda number: OK) as server, gateway_to(server.url) as (gateway, access):
+        await gateway.call(access, "GET", "/info")
         lines = server.requests[0].lower().split(b"\r\n")
         assert lines[0] == b"get /v1/info http/1.1"
-        assert b"accept-encoding: identity" in lines
-        assert b"user-agent: opendify" in lines
+        for name in (b"host: ", b"authorization: bearer app-", b"accept-encoding: identity", b"user-agent: opendify"):
+            assert len([line for line in lines if line.startswith(name)]) == 1
+
+
+async def test_paths_are_not_quoted_twice(wire_to: Connect) -> None:
+    async with listening(lambda number: OK) as server, gateway_to(server.url) as (gateway, access):
+        await gateway.call(access, "GET", "/a%2F..%2Fb%3Fc%23d%20e%252F?user=team%3Aann%26x%3D1")
+        target = server.requests[0].split(b" ")[1].decode()
+        path, _, query = target.partition("?")
+        assert path == "/v1/a%2F..%2Fb%3Fc%23d%20e%252F"
+        assert parse_qs(query) == {"user": ["team:ann&x=1"]}
 
 
 async def test_proxies_of_the_environment_are_ignored(wire_to: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with listening(lambda number: OK) as server:
-        assert (await ask(wire_to(server.url).pooled)).status_code == 200
+        assert await ask(wire_to(server.url).pooled, server.url) == (200, b"{}")
 
 
 async def test_cookies_are_not_kept(wire_to: Connect) -> None:
     cookie = OK.replace(b"\r\n\r\n", b"\r\nset-cookie: session=of-somebody; Path=/\r\n\r\n")
     async with listening(lambda number: cookie) as server:
         wire = wire_to(server.url)
-        for client in (wire.pooled, wire.pooled, wire.fresh, wire.fresh):
-            await ask(client)
-        assert not any(b"cookie" in request.lower() for request in server.requests)
+        for line in (wire.pooled, wire.pooled, wire.fresh, wire.fresh):
+            await ask(line, server.url)
+        assert not any(b"cookie" in sent.lower() for sent in server.requests)
 
 
 async def test_redirects_are_not_followed(wire_to: Connect) -> None:
     moved = b"HTTP/1.1 308 Permanent Redirect\r\nlocation: /v1/elsewhere\r\ncontent-length: 0\r\n\r\n"
     async with listening(lambda number: moved) as server:
-        assert (await ask(wire_to(server.url).pooled)).status_code == 308
+        assert await ask(wire_to(server.url).pooled, server.url) == (308, b"")
         assert len(server.requests) == 1
 
 
 async def test_an_answer_is_not_decompressed(wire_to: Connect) -> None:
     answer = OK.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n")
     async with listening(lambda number: answer) as server:
-        wire = wire_to(server.url)
-        async with wire.pooled.stream("GET", "/info") as response:
-            assert b"".join([data async for data in response.aiter_raw()]) == b"{}"
+        assert await ask(wire_to(server.url).pooled, server.url) == (200, b"{}")
 
 
 OPEN = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhi\n\r\n"
@@ -396,16 +482,16 @@ async def test_streams_do_not_wait_for_each_other(wire_to: Connect) -> None:
     async with listening(lambda number: OPEN) as server, AsyncExitStack() as stack:
         wire = wire_to(server.url)
         for _ in range(130):
-            response = await stack.enter_async_context(wire.pooled.stream("GET", "/run"))
-            assert await anext(response.aiter_raw()) == b"hi\n"
+            reply = await stack.enter_async_context(aclosing(await wire.pooled.ask(request(server.url))))
+            assert await anext(reply) == b"hi\n"
         assert server.connections == 130
 
 
 async def test_leaving_a_stream_closes_its_connection(wire_to: Connect) -> None:
     async with listening(lambda number: OPEN) as server:
         wire = wire_to(server.url)
-        async with wire.pooled.stream("GET", "/run") as response:
-            assert await anext(response.aiter_raw()) == b"hi\n"
+        async with aclosing(await wire.pooled.ask(request(server.url))) as reply:
+            assert await anext(reply) == b"hi\n"
             assert not server.gone.is_set()
         async with asyncio.timeout(5):
             await server.gone.wait()
@@ -414,12 +500,10 @@ async def test_leaving_a_stream_closes_its_connection(wire_to: Connect) -> None:
 async def test_closing_a_wire_closes_its_connections(wire_to: Connect) -> None:
     async with listening(lambda number: OK) as server:
         wire = wire_to(server.url)
-        await ask(wire.pooled)
+        await ask(wire.pooled, server.url)
         await wire.close()
         async with asyncio.timeout(5):
             await server.gone.wait()
-        assert wire.pooled.is_closed
-        assert wire.fresh.is_closed
 
 
 # -- https
@@ -494,31 +578,42 @@ async def test_http2_is_spoken_over_one_connection(secure: Seen, ca_file: Path, 
     wire = wired(secure.url, ca_file=ca_file)
     reused = []
     for _ in range(3):
-        response = await ask(wire.pooled, content=b"x" * 100_000)
-        assert (response.http_version, response.content) == ("HTTP/2", b"{}")
+        assert await ask(wire.pooled, secure.url, b"x" * 100_000) == (200, b"{}")
         reused.append(was_reused())
     assert reused == [False, True, True]
     assert (secure.versions, len(secure.peers)) == ({"2"}, 1)
     assert secure.bodies == [b"x" * 100_000] * 3
-    await ask(wire.fresh)
+    await ask(wire.fresh, secure.url)
     assert not was_reused()
     assert len(secure.peers) == 2
 
 
 async def test_http2_can_be_off(secure: Seen, ca_file: Path, wired: Connect) -> None:
     wire = wired(secure.url, http2=False, ca_file=ca_file)
-    assert isinstance(wire.pooled._transport, AiohttpTransport)
+    assert isinstance(wire.pooled, AiohttpLine)
     for _ in range(2):
-        assert (await ask(wire.pooled)).content == b"{}"
+        assert await ask(wire.pooled, secure.url) == (200, b"{}")
     assert (secure.versions, len(secure.peers)) == ({"1.1"}, 1)
+
+
+@pytest.mark.parametrize("http2", [True, False])
+async def test_a_run_over_https(http2: bool, secure: Seen, ca_file: Path) -> None:
+    body = b"x" * (PIECE_BYTES + 1)
+    async with gateway_to(secure.url, http2=http2, ca_file=ca_file) as (gateway, access):
+        assert await gateway.call(access, "POST", "/x", body) == b"{}"
+        upload = Upload("a.txt", "text/plain", b"hello")
+        with pytest.raises(BrokenUpstream, match="another form than expected"):
+            await gateway.upload(replace(make_app(), access=access), "ann", upload)
+    assert secure.bodies[0] == body
+    assert b"\r\n\r\nhello\r\n--" in secure.bodies[1]
 
 
 @pytest.mark.parametrize("http2", [True, False])
 async def test_an_unknown_authority_is_refused(http2: bool, secure: Seen, wired: Connect) -> None:
     wire = wired(secure.url, http2=http2)
-    for client in (wire.pooled, wire.fresh):
-        with pytest.raises(httpx.TransportError) as caught:
-            await ask(client)
+    for line in (wire.pooled, wire.fresh):
+        with pytest.raises(transport.FAILURES) as caught:
+            await ask(line, secure.url)
         assert never_sent(caught.value)
         assert transport.is_untrusted(caught.value)
     assert not secure.peers
@@ -530,25 +625,32 @@ async def test_an_unknown_authority_is_refused(http2: bool, secure: Seen, wired:
 async def test_a_certificate_of_somebody_else_is_refused(
     http2: bool, secure: Seen, ca_file: Path, wired: Connect
 ) -> None:
-    with pytest.raises(httpx.TransportError) as caught:
-        await ask(wired(secure.url, http2=http2, ca_file=ca_file).pooled)
+    with pytest.raises(transport.FAILURES) as caught:
+        await ask(wired(secure.url, http2=http2, ca_file=ca_file).pooled, secure.url)
     assert never_sent(caught.value)
     assert not secure.peers
 
 
+@pytest.mark.parametrize("http2", [True, False])
+async def test_an_untrusted_dify_is_told_so(http2: bool, secure: Seen) -> None:
+    async with gateway_to(secure.url, http2=http2) as (gateway, access):
+        with pytest.raises(Unreachable, match="DIFY_CA_FILE"):
+            await gateway.call(access, "GET", "/info")
+
+
 async def test_many_streams_get_another_connection(secure: Seen, ca_file: Path, wired: Connect) -> None:
     wire = wired(secure.url, ca_file=ca_file)
-    await ask(wire.pooled)
+    await ask(wire.pooled, secure.url)
     async with AsyncExitStack() as stack:
         assert STREAMS_PER_CONNECTION < 100
         for number in range(STREAMS_PER_CONNECTION + 5):
-            await stack.enter_async_context(wire.pooled.stream("GET", "/waits"))
+            await stack.enter_async_context(aclosing(await wire.pooled.ask(request(secure.url, "/waits"))))
             assert len(secure.peers) == (1 if number < STREAMS_PER_CONNECTION else 2)
         secure.go_on.set()
-    await ask(wire.pooled)
+    await ask(wire.pooled, secure.url)
     assert len(secure.peers) == 2
-    assert isinstance(wire.pooled._transport, SpreadTransport)
-    assert [share.streams for share in wire.pooled._transport._shares] == [0, 0]
+    assert isinstance(wire.pooled, HttpxLine)
+    assert [share.streams for share in wire.pooled._shares] == [0, 0]
 
 
 # -- spreading, without sockets
@@ -569,48 +671,48 @@ class Inner(httpx.AsyncBaseTransport):
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> tuple[SpreadTransport, list[Inner]]:
+def few(monkeypatch: pytest.MonkeyPatch) -> tuple[HttpxLine, list[Inner]]:
     """Two streams a connection."""
-    monkeypatch.setattr(transport, "STREAMS_PER_CONNECTION", 2)
+    monkeypatch.setattr(over_httpx, "STREAMS_PER_CONNECTION", 2)
     made: list[Inner] = []
 
     def make() -> Inner:
         made.append(Inner())
         return made[-1]
 
-    return SpreadTransport(make), made
+    return HttpxLine(make), made
 
 
-REQUEST = httpx.Request("GET", "https://dify/v1/info")
+REQUEST = request("https://dify/v1")
 
 
-async def test_room_comes_back_with_the_end_of_a_stream(few: tuple[SpreadTransport, list[Inner]]) -> None:
-    spread, made = few
-    responses = [await spread.handle_async_request(REQUEST) for _ in range(5)]
+async def test_room_comes_back_with_the_end_of_a_stream(few: tuple[HttpxLine, list[Inner]]) -> None:
+    line, made = few
+    replies = [await line.ask(REQUEST) for _ in range(5)]
     assert len(made) == 3
-    for response in responses:
-        await response.aread()
-        await response.aclose()
-        await response.stream.aclose()  # type: ignore[union-attr]
-    assert [share.streams for share in spread._shares] == [0, 0, 0]
-    await spread.handle_async_request(REQUEST)
+    for reply in replies:
+        assert [data async for data in reply] == [b"hi"]
+        await reply.aclose()
+        await reply.aclose()
+    assert [share.streams for share in line._shares] == [0, 0, 0]
+    await line.ask(REQUEST)
     assert len(made) == 3
-    assert [share.streams for share in spread._shares] == [1, 0, 0]
+    assert [share.streams for share in line._shares] == [1, 0, 0]
 
 
-async def test_room_comes_back_with_a_failure(few: tuple[SpreadTransport, list[Inner]]) -> None:
-    spread, made = few
-    await spread.handle_async_request(REQUEST)
+async def test_room_comes_back_with_a_failure(few: tuple[HttpxLine, list[Inner]]) -> None:
+    line, made = few
+    await line.ask(REQUEST)
     made[0].fails = True
     for _ in range(5):
         with pytest.raises(httpx.ReadError):
-            await spread.handle_async_request(REQUEST)
-    assert [share.streams for share in spread._shares] == [1]
+            await line.ask(REQUEST)
+    assert [share.streams for share in line._shares] == [1]
 
 
-async def test_closing_closes_all(few: tuple[SpreadTransport, list[Inner]]) -> None:
-    spread, made = few
+async def test_closing_closes_all(few: tuple[HttpxLine, list[Inner]]) -> None:
+    line, made = few
     for _ in range(3):
-        await spread.handle_async_request(REQUEST)
-    await spread.aclose()
+        await line.ask(REQUEST)
+    await line.aclose()
     assert [inner.closed for inner in made] == [True, True]

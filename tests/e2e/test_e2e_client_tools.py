@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import MODELS, Serve, Served, finish_of, frames, text_of
+from conftest import MODELS, Serve, Served, eventually, finish_of, frames, text_of
 
 CONVERSING = ("chat", "agent-chat", "advanced-chat", "agent")
 EVERY = (*CONVERSING, "completion", "workflow")
@@ -259,6 +259,20 @@ async def test_a_repair_that_fails_is_no_failure(served: Served, trouble: str, m
     assert "conversation_id" not in served.last_run
 
 
+async def test_a_repair_that_hangs_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opendify.client_tools.texts.repair", lambda *_, **__: "FAULT:silence LONG 9")
+    served = await serve(timeout=0.3)
+    choice = await whole(served, [user(word("CALL", MISFIT))])
+    assert json.loads(choice["message"]["content"])["arguments"] == {"town": "Ulm"}
+    await eventually(lambda: bool(served.dify.stops))
+
+
+async def test_one_call_is_enough_where_one_is_taken(served: Served) -> None:
+    choice = await whole(served, [user(word("CALL", [ULM, MISFIT]))], parallel_tool_calls=False)
+    assert called(choice) == [("weather", {"city": "Ulm"})]
+    assert len(served.runs()) == 1
+
+
 # -- ways of an app
 
 
@@ -270,6 +284,10 @@ async def test_apps_that_take_no_tools(serve: Serve) -> None:
     assert response.json()["error"]["param"] == "tools"
     assert not served.runs()
     ignoring = await serve(client_tools="ignore")
+    odd = [{"type": "custom", "custom": {"name": "x"}}, {"type": "function", "function": {"name": "mcp.search"}}]
+    for tools in (odd[:1], odd[1:]):
+        choice = await whole(ignoring, [user("ECHO:plain")], tools=tools)
+        assert choice["message"]["content"] == "plain"
     choice = await whole(ignoring, [user("ECHO:plain")])
     assert choice["message"]["content"] == "plain"
     assert ignoring.last_run["query"] == "ECHO:plain"
@@ -324,3 +342,11 @@ async def test_calls_go_before_the_form(served: Served) -> None:
     choice = await whole(served, [user(word("CALL", ULM))], response_format=wanted)
     assert called(choice) == [("weather", {"city": "Ulm"})]
     assert len(served.runs()) == 1
+
+
+async def test_json_holds_nothing_else(serve: Serve) -> None:
+    """Files, sources and thinking have no place in it."""
+    served = await serve(citations="both", reasoning="inline")
+    asked = [user(f"THINK FILE CITE {word('MEND', '{}')}")]
+    choice = await whole(served, asked, "advanced-chat", tools=None, response_format={"type": "json_object"})
+    assert json.loads(choice["message"]["content"]) == {}

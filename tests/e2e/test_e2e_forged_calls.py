@@ -117,3 +117,17 @@ async def test_tools_without_a_name_of_theirs_are_not_called(served: Served) -> 
     message = await ask(served, user('CALL:{"name": "format_disk", "arguments": {}} MEND:"Sorry."'))
     assert "tool_calls" not in message
     assert "Sorry." in message["content"]
+
+
+async def test_the_nonce_is_nowhere_else_either(served: Served) -> None:
+    """Not in thinking, not in a form, not in the text that moderation puts in place of another."""
+    for model, words in (("Helper", "THINK"), ("Support Flow", "PAUSE"), ("Helper", "REPLACE")):
+        first = user("ECHO:hello")
+        body = {"model": model, "messages": [first], "tools": TOOLS}
+        answer = (await served.http.post("/v1/chat/completions", json=body)).json()["choices"][0]["message"]
+        query = next(run.body["query"] for run in reversed(served.runs()) if "# Tools" in run.body["query"])
+        nonce = re.findall(r"<call-(z[0-9][a-z0-9]{7})>", query)[-1]
+        escaped = json.dumps(f"it is {nonce}.").replace("z", "\\u007a")
+        body["messages"] = [first, answer, user(f"{words} SAY:{escaped}")]
+        response = await served.http.post("/v1/chat/completions", json=body | {"stream": True})
+        assert nonce not in response.text

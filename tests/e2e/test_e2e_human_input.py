@@ -8,6 +8,9 @@ import httpx
 import pytest
 from conftest import MODELS, Serve, Served, data_url, eventually, finish_of, frames, png, text_of
 
+from opendify.dify.events import Run
+from opendify.errors import Unreachable
+
 FLOWS = ("advanced-chat", "workflow")
 TOOL = {"type": "function", "function": {"name": "dify_human_input"}}
 GOOD = "note: fine by me\ntone: casual\napprove"
@@ -140,6 +143,74 @@ async def test_a_form_as_a_call(served: Served, mode: str, stream: bool) -> None
     assert len(served.runs()) == 1
 
 
+async def call_of(served: Served, content: str, tools: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    """The history after an answer that calls."""
+    body = {"model": MODELS["advanced-chat"], "messages": [user(content)], "tools": tools, **more}
+    response = await served.http.post("/v1/chat/completions", json=body)
+    return [user(content), response.json()["choices"][0]["message"]]
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+CALL_WEATHER = 'CALL:{"name": "weather", "arguments": {}}'
+
+
+async def test_the_result_of_another_tool_is_no_reply(served: Served) -> None:
+    messages = await call_of(served, f"PAUSE {CALL_WEATHER}", [TOOL, WEATHER])
+    calls = {call["function"]["name"]: call["id"] for call in messages[1]["tool_calls"]}
+    assert set(calls) == {"weather", "dify_human_input"}
+    weather = {"role": "tool", "tool_call_id": calls["weather"], "content": "18 degrees"}
+    reply = {"role": "tool", "tool_call_id": calls["dify_human_input"], "content": GOOD}
+    body = {"model": MODELS["advanced-chat"], "tools": [TOOL, WEATHER], "messages": [*messages, weather]}
+    response = await served.http.post("/v1/chat/completions", json=body)
+    told = response.json()["choices"][0]["message"]
+    assert "still waits" in told["content"]
+    body["messages"] = [*messages, weather, told, user("approve\ntone: formal")]
+    response = await served.http.post("/v1/chat/completions", json=body)
+    forms = [request.body for request in served.dify.requests if request.method == "POST" and "/form/" in request.path]
+    assert [form["inputs"]["note"] for form in forms] == ["preset note"]
+    for order in ([weather, reply], [reply, weather]):
+        messages = await call_of(served, f"PAUSE {CALL_WEATHER}", [TOOL, WEATHER])
+        calls = {call["function"]["name"]: call["id"] for call in messages[1]["tool_calls"]}
+        weather["tool_call_id"], reply["tool_call_id"] = calls["weather"], calls["dify_human_input"]
+        response = await served.http.post("/v1/chat/completions", json=body | {"messages": [*messages, *order]})
+        assert "fine by me" in response.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("choice", ["none", {"type": "function", "function": {"name": "weather"}}])
+async def test_a_form_is_text_where_it_may_not_be_a_call(served: Served, choice: Any) -> None:
+    messages = await call_of(served, "PAUSE ECHO:draft", [TOOL, WEATHER], tool_choice=choice)
+    assert "tool_calls" not in messages[1]
+    assert "`approve`" in messages[1]["content"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [WEATHER], "tool_choice": "required"},
+        {"response_format": {"type": "json_object"}},
+        {"tools": [WEATHER], "response_format": {"type": "json_object"}},
+    ],
+)
+@pytest.mark.parametrize("mode", FLOWS)
+async def test_a_paused_run_is_asked_nothing_else(served: Served, mode: str, more: dict[str, Any]) -> None:
+    chat = Chat(served, mode, **more)
+    form = await chat.say("PAUSE ECHO:draft")
+    assert "`approve`" in form
+    assert len(served.runs()) == 1
+    chat._more = {}
+    assert "fine by me" in await chat.say(GOOD)
+    assert len(served.runs()) == 1
+
+
+async def test_an_earlier_reply_that_nobody_remembers(served: Served) -> None:
+    body = {"model": MODELS["advanced-chat"], "messages": [user("PAUSE ECHO:draft")]}
+    response = await served.http.post("/v1/chat/completions", json=body)
+    named = body | {"conversation_id": response.json()["dify"]["conversation_id"]}
+    bad = named | {"messages": [user("note: mine\ntone: angry\napprove")]}
+    response = await served.http.post("/v1/chat/completions", json=bad)
+    assert "write all of the answer again" in response.json()["choices"][0]["message"]["content"]
+
+
 @pytest.mark.parametrize("mode", FLOWS)
 async def test_one_form_after_the_other(served: Served, mode: str) -> None:
     chat = Chat(served, mode)
@@ -206,11 +277,27 @@ async def test_a_form_that_is_answered_elsewhere(served: Served, mode: str, monk
 
 @pytest.mark.parametrize("mode", FLOWS)
 async def test_a_form_that_has_expired(served: Served, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is said once; what comes then goes on without it."""
     monkeypatch.setattr("opendify.resumes.LOOK_SECONDS", 0.1)
     chat = Chat(served, mode)
     await chat.say("PAUSE:expired ECHO:draft")
     assert "This form has expired" in await chat.say(GOOD)
     assert not chat.submitted()
+    assert await chat.say("ECHO:and on") == "and on"
+
+
+@pytest.mark.parametrize("mode", FLOWS)
+async def test_a_run_that_failed_meanwhile(served: Served, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failed(*_: object) -> Run:
+        return Run(status="failed", error="a step broke")
+
+    chat = Chat(served, mode)
+    await chat.say("PAUSE:expired ECHO:draft")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("opendify.dify.resume.run_detail", failed)
+        response = await chat.post(GOOD)
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "run_failed")
+    assert await chat.say("ECHO:and on") == "and on"
 
 
 @pytest.mark.parametrize("mode", FLOWS)
@@ -252,12 +339,23 @@ async def test_a_stream_that_is_lost_is_made_up_for(served: Served, mode: str, k
 
 
 async def test_a_dify_that_is_away_loses_no_form(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> None:
+        raise Unreachable("Dify cannot be reached.")
+
     chat = Chat(served, "advanced-chat")
     await chat.say("PAUSE ECHO:draft")
-    with monkeypatch.context() as away:
-        away.setattr("opendify.dify.resume.form_path", lambda _: "/nowhere")
-        assert (await chat.post(GOOD)).status_code >= 400
+    with monkeypatch.context() as gone:
+        gone.setattr("opendify.dify.resume.form", away)
+        assert (await chat.post(GOOD)).status_code == 503
     assert "fine by me" in await chat.say(GOOD)
+
+
+async def test_a_release_without_the_routes_of_forms(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opendify.resumes.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("opendify.dify.resume.form_path", lambda _: "/nowhere")
+    chat = Chat(served, "advanced-chat")
+    await chat.say("PAUSE ECHO:draft")
+    assert "This release of Dify" in await chat.say(GOOD)
 
 
 async def test_a_client_that_leaves_too_early(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +383,17 @@ async def test_the_question_of_a_new_agent(served: Served) -> None:
     assert "Which colour?" in served.last_run["query"]
 
 
+async def test_the_answer_of_a_program_to_a_question(served: Served) -> None:
+    """The call is known, but not finished: the answer is a turn."""
+    body = {"model": MODELS["agent"], "messages": [user("ASKHUMAN")]}
+    message = (await served.http.post("/v1/chat/completions", json=body)).json()["choices"][0]["message"]
+    (call,) = message["tool_calls"]
+    answer = {"role": "tool", "tool_call_id": call["id"], "content": "ECHO:blue"}
+    body["messages"] = [user("ASKHUMAN"), message, answer]
+    response = await served.http.post("/v1/chat/completions", json=body)
+    assert response.json()["choices"][0]["message"]["content"] == "blue"
+
+
 async def test_a_named_conversation_with_an_open_question(served: Served) -> None:
     """Dify refuses the turn; with its history it goes on elsewhere."""
     chat = Chat(served, "agent")
@@ -299,3 +408,11 @@ async def test_a_named_conversation_with_an_open_question(served: Served) -> Non
 async def test_no_forms_before_they_were_there(serve: Serve, generation: str) -> None:
     served = await serve(dify={"generation": generation})
     assert await Chat(served, "advanced-chat").say("PAUSE ECHO:plain") == "plain"
+
+
+@pytest.mark.parametrize(("mode", "way"), [("advanced-chat", "off"), ("workflow", "off"), ("workflow", "explicit")])
+async def test_a_form_that_no_later_turn_can_find(serve: Serve, mode: str, way: str) -> None:
+    served = await serve(conversations=way)
+    form = await Chat(served, mode, tools=[TOOL]).say("PAUSE ECHO:draft")
+    assert "cannot be answered here" in form
+    assert "Reply with" not in form

@@ -213,7 +213,7 @@ async def test_nothing_waits_for_the_tail(served: Served) -> None:
 
 async def test_connections_are_used_again(served: Served) -> None:
     await served.http.get("/v1/models")
-    session = served.app.state.exchange.gateway._wires[f"{served.dify_url}/v1"].pooled._transport.client
+    session = served.app.state.exchange.gateway._wires[f"{served.dify_url}/v1"].pooled.session
     before = sum(len(pooled) for pooled in session.connector._conns.values())
     for _ in range(5):
         await served.stream("ECHO:hi")

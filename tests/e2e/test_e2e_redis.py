@@ -134,7 +134,7 @@ class Server:
 
     def told(self, event: str) -> int:
         """How often the log has that event."""
-        return self._log.read_text().count(f'"event": "{event}"')
+        return self._log.read_text().count(f'"event":"{event}"')
 
 
 @asynccontextmanager

@@ -1,20 +1,25 @@
 """What stands around the answers: models, documents, probes, CORS, the pieces a deployment relies on."""
 
 import asyncio
+import gc
 import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from conftest import CLIENT_KEY, LIMITED_KEY, MODELS, Serve, Served, eventually
 from rich.console import Console
 
+from opendify.app import create_app
 from opendify.check import check_apps
 from opendify.demo.apps import SAMPLE_APPS
+from opendify.demo.serve import running
 from opendify.settings import only
 
 
@@ -111,6 +116,63 @@ async def test_cors_is_off_unless_set(serve: Serve) -> None:
     allowed = await open_to.http.get("/v1/models", headers=origin)
     assert allowed.headers["access-control-allow-origin"] == "https://chat.example.com"
     assert "access-control-allow-credentials" not in allowed.headers
+
+
+async def test_a_stream_carries_what_every_response_does(serve: Serve) -> None:
+    served = await serve(cors_origins="https://chat.example.com")
+    body = {"model": "Helper", "messages": [{"role": "user", "content": "ECHO:hi"}], "stream": True}
+    for stream in (True, False):
+        asked = {"origin": "https://chat.example.com", "x-request-id": f"mine-{stream}"}
+        answer = await served.http.post("/v1/chat/completions", json=body | {"stream": stream}, headers=asked)
+        assert answer.headers["access-control-allow-origin"] == "https://chat.example.com"
+        assert answer.headers["x-request-id"] == f"mine-{stream}"
+        assert answer.headers["x-dify-conversation-id"]
+        assert answer.headers["content-type"].startswith("text/event-stream" if stream else "application/json")
+
+
+def ears() -> int:
+    """How many requests are listened to."""
+    return sum("._listen" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
+async def test_no_ear_is_left(served: Served) -> None:
+    for stream in (True, False):
+        for text in ("ECHO:hi", "ERROR_START x"):
+            await served.ask(text, stream=stream)
+            await eventually(lambda: ears() == 0, seconds=1)
+
+
+async def test_an_ear_that_hears_nothing_gives_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some servers do not say that a request is over once it has its answer."""
+    monkeypatch.setattr("opendify.openai.delivery.EAR_SECONDS", 0.2)
+    body = msgspec.json.encode({"model": "Helper", "messages": [{"role": "user", "content": "ECHO:hi"}]})
+    come, sent = [{"type": "http.request", "body": body, "more_body": False}], []
+    headers = [(b"host", b"x"), (b"authorization", f"Bearer {CLIENT_KEY}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "scheme": "http", "headers": headers}
+
+    async def receive() -> Any:
+        return come.pop() if come else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await served.app(scope | {"query_string": b""}, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert ears() == 1
+    await eventually(lambda: ears() == 0, seconds=1)
+
+
+async def test_what_the_start_has_made_is_no_matter_of_the_garbage_collector(served: Served) -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 10_000
+
+
+async def test_what_an_ended_server_has_made_is(unused_tcp_port: int) -> None:
+    async with running(
+        create_app(only(auth="off", dify_api_keys="app-x", dify_api_base=f"http://127.0.0.1:{unused_tcp_port}"))
+    ):
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()
 
 
 async def test_request_ids(served: Served) -> None:

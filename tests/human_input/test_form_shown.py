@@ -5,7 +5,7 @@ import json
 import pytest
 
 from opendify.dialogue import Form, FormAction, FormField
-from opendify.human_input import is_expired, open_form
+from opendify.human_input import open_form
 from opendify.human_input.shown import (
     LONG_DEFAULT,
     WAITING,
@@ -136,8 +136,3 @@ def test_the_arguments_of_a_call() -> None:
     assert told["fields"] == [{"name": "docs", "type": "file-list", "file_types": ["document"], "max_files": 2}]
     assert told["expires_at"] is None
     assert json.loads(call_arguments(()))["actions"] == []
-
-
-def test_the_time_of_a_form() -> None:
-    assert [is_expired(REVIEW, REVIEW.expires + late) for late in (-1, 0, 1)] == [False, True, True]  # type: ignore[operator]
-    assert not is_expired(Form(token="t"), 1e12)

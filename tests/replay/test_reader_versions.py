@@ -4,10 +4,13 @@ Every row is (mode, frames, events): the frames of one answer up to the end of i
 it, without `Started`.
 """
 
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opendify.dialogue import (
     Event,
@@ -665,6 +668,30 @@ def test_framing(stream: bytes, payloads: list[bytes], size: int) -> None:
     decoder = Decoder()
     pieces = [stream[place : place + size] for place in range(0, len(stream), size)]
     assert [data for piece in pieces for data in decoder.feed(piece)] == payloads
+
+
+PARTS = [
+    b"data: a\n\n",
+    b"data: b\n\n",
+    b"data: ",
+    b"data:",
+    b"c",
+    b"\n",
+    b"\n\n",
+    b"\r",
+    b"\r\n",
+    b": d",
+    b"event: e\n\n",
+]
+
+
+@given(st.lists(st.sampled_from(PARTS)), st.lists(st.integers(0, 60), max_size=4))
+def test_any_cutting_gives_the_same_events(parts: list[bytes], places: list[int]) -> None:
+    stream, whole, bytewise, cut = b"".join(parts), Decoder(), Decoder(), Decoder()
+    edges = [0, *sorted(min(place, len(stream)) for place in places), len(stream)]
+    expected = [data for number in range(len(stream)) for data in bytewise.feed(stream[number : number + 1])]
+    assert list(whole.feed(stream)) == expected
+    assert [data for start, end in pairwise(edges) for data in cut.feed(stream[start:end])] == expected
 
 
 def test_separators_stand_in_the_text() -> None:

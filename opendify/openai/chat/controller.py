@@ -34,8 +34,8 @@ class ChatController(Controller):
         body.check()
         base = request_base(request.scope["scheme"], request.headers.get("host", ""))
         prompt = prompt_of(body)
-        answer = exchange.answer(prompt, request.state.caller, base)
-        request.state.answer = answer
+        state = request.scope["state"]
+        answer = state["answer"] = exchange.answer(prompt, state["caller"], base)
         legacy = bool(prompt.tools and prompt.tools.legacy)
         if not body.stream:
             return await Folding(answer, ChatFold(body.model, body.stops(), legacy=legacy), request.receive).response()

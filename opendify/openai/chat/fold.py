@@ -10,6 +10,7 @@ from opendify.dialogue import (
     Finished,
     FinishReason,
     ReasoningDelta,
+    TextDelta,
     TextReplaced,
     ToolCall,
     ToolResult,
@@ -36,7 +37,10 @@ class ChatFold(ChatWriter):
     def feed(self, events: Iterable[Event]) -> bytes:
         """Take events in; there is nothing to send before the end."""
         for event in events:
-            self._take(event)
+            if type(event) is TextDelta and not (self.cut or self._stops):  # as nearly all are
+                self._parts.append(event.text)
+            else:
+                self._take(event)
         return b""
 
     def close(self) -> bytes:
@@ -60,7 +64,7 @@ class ChatFold(ChatWriter):
                 self.done = True
             case TextReplaced(text=text):
                 self._withdrawn = True
-                self._stops.rest()
+                self._held()
                 self._parts = [self._until_stop(text)]
             case _ if self.cut:
                 return
@@ -80,7 +84,7 @@ class ChatFold(ChatWriter):
                 self._parts.append(self._text(event))
 
     def _message(self) -> MessageOut:
-        content = "".join(self._parts) + self._stops.rest()
+        content = "".join(self._parts) + self._held()
         message = MessageOut(content)
         if self._calls and self._legacy:
             message.function_call = self._calls[0].function

@@ -23,7 +23,6 @@ class FunctionDef(Struct):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
 class ToolDef(Struct):
@@ -62,12 +61,9 @@ class ChoiceDef(Struct):
 
 
 class SchemaFormat(Struct):
-    """`json_schema` of a response format."""
+    """`json_schema` of a response format; answers are checked whether or not it is strict."""
 
-    name: str = ""
-    description: str | None = None
     schema: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
 class FormatDef(Struct):
@@ -88,17 +84,29 @@ def tools_of(
     functions: Sequence[FunctionDef] | None = None,
     function_call: FunctionChoiceDef | None = None,
 ) -> Tools | None:
-    """What is declared, None without any tools. Raises InvalidRequest.
+    """What is declared, None without any tools; what is wrong with it is its `problem`.
 
     `functions` and `function_call` are how it was before `tools`; they count where there are no tools.
     """
+    legacy = bool(functions and not tools)
+    try:
+        if functions and legacy:
+            return _functions(functions, function_call)
+        return _tools(tools or (), choice, parallel=parallel is not False)
+    except InvalidRequest as error:
+        return Tools((), legacy=legacy, problem=(error.message, error.param or "tools"))
+
+
+def _functions(functions: Sequence[FunctionDef], choice: FunctionChoiceDef | None) -> Tools:
+    places = [(function, f"functions[{place}]") for place, function in enumerate(functions)]
+    declared = _declared(places, "functions")
+    return Tools(declared, _old_choice(choice, declared), parallel=False, legacy=True)
+
+
+def _tools(tools: Sequence[ToolDef], choice: ToolChoiceDef | None, *, parallel: bool) -> Tools | None:
     if tools:
         declared = _declared([_function(tool, f"tools[{place}]") for place, tool in enumerate(tools)], "tools")
-        return Tools(declared, _choice(choice, declared), parallel=parallel is not False)
-    if functions:
-        places = [(function, f"functions[{place}]") for place, function in enumerate(functions)]
-        declared = _declared(places, "functions")
-        return Tools(declared, _old_choice(function_call, declared), parallel=False, legacy=True)
+        return Tools(declared, _choice(choice, declared), parallel=parallel)
     if choice == "required" or isinstance(choice, ChoiceDef):
         raise InvalidRequest("tool_choice asks for a tool, and there are no tools.", param="tool_choice")
     return None
@@ -108,16 +116,14 @@ def format_of(wanted: FormatDef | None, *, checked: bool = False) -> Format | No
     """The form of the answer, None for text; `checked` before it is told. Raises InvalidRequest."""
     if wanted is None or wanted.type == "text":
         return None
-    if wanted.type == "json_object":
-        return Format("json_object", checked=checked)
     param = "response_format.json_schema"
-    if wanted.json_schema is None:
+    if wanted.type == "json_schema" and wanted.json_schema is None:
         raise InvalidRequest("A response_format of type json_schema needs json_schema.", param=param)
-    given = wanted.json_schema
-    if given.schema is None:
-        raise InvalidRequest("A response_format of type json_schema needs a schema.", param=f"{param}.schema")
-    _check(given.schema, f"{param}.schema")
-    return Format("json_schema", given.schema, given.name, bool(given.strict), checked)
+    schema = wanted.json_schema.schema if wanted.type == "json_schema" and wanted.json_schema else None
+    if schema is None:  # OpenAI's API takes that, and promises nothing but JSON
+        return Format("json_object", checked=checked)
+    _check(schema, f"{param}.schema")
+    return Format("json_schema", schema, checked)
 
 
 def _function(tool: ToolDef, param: str) -> tuple[FunctionDef, str]:
@@ -148,7 +154,7 @@ def _declared(functions: Sequence[tuple[FunctionDef, str]], param: str) -> tuple
 
 
 def _tool(function: FunctionDef) -> Tool:
-    return Tool(function.name, function.description or "", function.parameters, bool(function.strict))
+    return Tool(function.name, function.description or "", function.parameters)
 
 
 def _check(schema: dict[str, Any], param: str) -> int:

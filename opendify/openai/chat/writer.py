@@ -1,7 +1,7 @@
 """Events -> the chunks of a streamed completion. Synchronous, without IO."""
 
+import secrets
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -54,14 +54,14 @@ class ChatWriter:
     """
 
     def __init__(self, model: str, stops: Sequence[str], *, legacy: bool = False) -> None:
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.id = f"chatcmpl-{secrets.token_hex(16)}"
         self.created = int(time.time())
         self.model = model
         self.ids = Ids()
         self.reasoning_key = "reasoning_content"
         self.cut: FinishReason | None = None
         self.done = False
-        self._stops = StopScanner(stops)
+        self._stops = StopScanner(stops) if stops else None
         self._legacy = legacy
 
     def _text(self, event: Event) -> str:
@@ -80,10 +80,16 @@ class ChatWriter:
     def _until_stop(self, text: str) -> str:
         if self.cut:
             return ""
+        if not self._stops:
+            return text
         shown, stopped = self._stops.feed(text)
         if stopped:
             self.cut = "stop"
         return shown
+
+    def _held(self) -> str:
+        """What might have begun a stop sequence."""
+        return self._stops.rest() if self._stops else ""
 
 
 class ChatStream(ChatWriter):
@@ -94,7 +100,7 @@ class ChatStream(ChatWriter):
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": model}
         self._head = encode(head)[:-1]
         self._include_usage = include_usage
-        self._before = b"data: " + self._head + b',"choices":[{"index":0,"delta":{"content":'
+        self._before = self._up_to("content")
         self._after = b'},"finish_reason":null}]' + self._no_usage() + b"}\n\n"
         self._finish_told = False
         self._calls = 0
@@ -106,7 +112,14 @@ class ChatStream(ChatWriter):
 
     def feed(self, events: Iterable[Event]) -> bytes:
         """The chunks of events that came together, as one piece."""
-        return b"".join(map(self._told, events))
+        chunks: list[bytes] = []
+        for event in events:
+            if type(event) is TextDelta and not (self.cut or self._stops):  # as nearly all are
+                self._chars += len(event.text)
+                chunks.append(self._before + encode(event.text) + self._after)
+            else:
+                chunks.append(self._told(event))
+        return b"".join(chunks)
 
     def close(self) -> bytes:
         """The end of an answer whose own end never came after it was cut."""
@@ -139,7 +152,7 @@ class ChatStream(ChatWriter):
         """What is no text: each in its own place of a chunk."""
         match event:
             case ReasoningDelta(text=text):
-                return self._delta({self.reasoning_key: text})
+                return self._up_to(self.reasoning_key) + encode(text) + self._after
             case ToolRun() | ToolCall():
                 return self._call(event)
             case ToolResult():
@@ -171,7 +184,7 @@ class ChatStream(ChatWriter):
 
     def _end(self, finished: Finished) -> bytes:
         self.done = True
-        rest = self._piece("" if self.cut else self._stops.rest())
+        rest = self._piece("" if self.cut else self._held())
         return rest + self._finish(finished.reason, finished.suggestions) + self._usage(finished.usage) + sse.DONE
 
     def _finish(self, reason: FinishReason, suggestions: tuple[str, ...] = ()) -> bytes:
@@ -182,6 +195,10 @@ class ChatStream(ChatWriter):
         return self._chunk(b"{}", encode(self._reason(reason)), b',"dify":' + encode(dify))
 
     # -- frames
+
+    def _up_to(self, name: str) -> bytes:
+        """A chunk whose delta has one field, up to its value; `_after` follows."""
+        return b'data: %b,"choices":[{"index":0,"delta":{"%b":' % (self._head, name.encode())
 
     def _delta(self, delta: dict[str, Any], **beside: Any) -> bytes:
         extra = b"".join(b',"%b":%b' % (name.encode(), encode(value)) for name, value in beside.items())
