@@ -304,11 +304,13 @@ class Form(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Paused(Struct, frozen=True):
     """The run waits for a person. Only the end of the answer follows; the run goes on once a form is submitted.
 
-    `spoken`: characters of the run's text so far, which Dify repeats when it tells the whole of it.
+    `spoken`: characters of the run's text so far, which Dify repeats when it tells the whole of it. `text`: what
+    is shown of the forms, where that is text.
     """
 
     forms: tuple[Form, ...]
     spoken: int = 0
+    text: str = ""
 
 
 class Finished(Struct, frozen=True):

@@ -177,8 +177,9 @@ class Listener:
                 self._texts.append(markdown(event))
             case ToolCall():
                 self._calls.append(call_digest(event))
-            case Paused():
+            case Paused(text=text):
                 self.paused = event
+                self._texts.append(text)
             case TextReplaced(text=text):
                 self._answer = AnswerDigest()
                 self._texts = [text]

@@ -129,7 +129,7 @@ class Presenter:
             yield ToolCall(new_call_id(), human_input.TOOL, shown.call_arguments(paused.forms))
         else:
             begin = "\n\n" if paused.spoken else ""
-            yield TextDelta(begin + shown.markdown(paused.forms))
+            paused = replace(paused, text=begin + shown.markdown(paused.forms))
         yield paused
 
     def _cited(self, cited: Cited) -> Iterator[Event]:

@@ -179,7 +179,7 @@ class Reader:
             case MessageFile(url=url, type=kind):
                 if event.belongs_to != "user":
                     yield from self._making.files.show([File(url=url, type=kind)])
-            case NodeFinished(data=node) if node.node_type == "llm":
+            case NodeFinished(data=node) if node.node_type in {"llm", "agent"}:
                 self._count(node)
                 yield from self._making.learn(event)
             case _:
@@ -240,7 +240,7 @@ class Reader:
         yield from self._finish(self.closing or "stop")
 
     def _count(self, node: Node) -> None:
-        """What an LLM node has used, and whether it had to stop."""
+        """What a node with a model has used, and whether it had to stop."""
         outputs = llm_outputs(node.outputs)
         if outputs.usage:
             self._usage += outputs.usage.to_usage()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from frames import DONE, chunk, end, event, log, message, node, read, run
 
-from opendify.dialogue import Event, Failed, Progress, TextDelta, ToolResult, ToolRun
+from opendify.dialogue import Event, Failed, Finished, Progress, TextDelta, ToolResult, ToolRun, Usage
 from opendify.dify.nodes import MAX_TITLE, SILENT
 
 CALLED = ToolRun(id="call_dify_node1", name="Clock", arguments='{"zone":"UTC"}')
@@ -150,3 +150,11 @@ def test_titles(frames: list[bytes], events: list[Event]) -> None:
 def test_silent_kinds(kind: str) -> None:
     frames = [node(kind, "node_started"), chunk("Hi"), node(kind), run()]
     assert read("workflow", frames, progress=True) == [TextDelta("Hi"), DONE]
+
+
+@pytest.mark.parametrize("kind", ["llm", "agent"])
+def test_nodes_with_a_model_report_its_usage(kind: str) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    *_, finished = read("workflow", [node(kind, outputs={"text": "hi", "usage": usage}), run(outputs={"text": "hi"})])
+    assert isinstance(finished, Finished)
+    assert finished.usage == Usage(3, 4, 7)

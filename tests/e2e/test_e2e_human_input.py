@@ -416,3 +416,13 @@ async def test_a_form_that_no_later_turn_can_find(serve: Serve, mode: str, way: 
     form = await Chat(served, mode, tools=[TOOL]).say("PAUSE ECHO:draft")
     assert "cannot be answered here" in form
     assert "Reply with" not in form
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_no_stop_sequence_cuts_a_form(served: Served, stream: bool) -> None:
+    chat = Chat(served, "advanced-chat", stream=stream, stop=["Expires", "Fields"])
+    form = await chat.say("PAUSE ECHO:draft")
+    assert "Fields:" in form
+    assert "Expires:" in form
+    assert "fine by me" in await chat.say(GOOD)
+    assert len(served.runs()) == 1

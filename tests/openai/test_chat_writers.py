@@ -20,6 +20,7 @@ from opendify.dialogue import (
     Started,
     TextDelta,
     TextReplaced,
+    ToolCall,
     ToolResult,
     ToolRun,
     Usage,
@@ -455,3 +456,28 @@ def test_several_calls_are_numbered() -> None:
     told = stream.feed([RUN, ToolRun(id="c2", name="clock", arguments="{}")])
     assert told.count(b'"index":0,"id":"c1"') == 1
     assert told.count(b'"index":1,"id":"c2"') == 1
+
+
+def test_one_call_an_answer_before_there_were_tools() -> None:
+    calls: list[Event] = [ToolCall("c1", "f", '{"a":1}'), ToolCall("c2", "g", "{}")]
+    streamed = ChatStream("m", (), include_usage=False, legacy=True)
+    told = frames(streamed.feed([*calls, Finished("tool_calls", USAGE)]))
+    pieces = [chunk["choices"][0]["delta"].get("function_call") for chunk in told[:-1]]
+    assert pieces == [{"name": "f", "arguments": ""}, {"arguments": '{"a":1}'}, None]
+    assert told[-2]["choices"][0]["finish_reason"] == "function_call"
+    whole = ChatFold("m", (), legacy=True)
+    whole.feed([*calls, Finished("tool_calls", USAGE)])
+    choice = json.loads(whole.result())["choices"][0]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"] == {"name": "f", "arguments": '{"a":1}'}
+    assert choice["message"]["content"] is None
+    assert "tool_calls" not in choice["message"]
+
+
+def test_an_answer_that_only_calls_has_no_content() -> None:
+    whole = ChatFold("m", ())
+    whole.feed([ToolCall("c1", "f", "{}"), Finished("tool_calls", USAGE)])
+    message = json.loads(whole.result())["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["tool_calls"] == [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    ChatCompletion.model_validate_json(whole.result())

@@ -9,6 +9,7 @@ from opendify.dialogue import (
     Event,
     Finished,
     FinishReason,
+    Paused,
     ReasoningDelta,
     TextDelta,
     TextReplaced,
@@ -68,6 +69,13 @@ class ChatFold(ChatWriter):
                 self._parts = [self._until_stop(text)]
             case _ if self.cut:
                 return
+            case Paused(text=text):  # whose reply depends on all of it: no stop sequence cuts that
+                self._parts += (self._held(), text)
+            case _:
+                self._add(event)
+
+    def _add(self, event: Event) -> None:
+        match event:
             case ReasoningDelta(text=text):
                 self._thoughts.append(text)
             case ToolRun(id=id, name=name, arguments=arguments):

@@ -16,6 +16,7 @@ from opendify.dialogue import (
     Finished,
     FinishReason,
     Ids,
+    Paused,
     Progress,
     ReasoningDelta,
     TextDelta,
@@ -145,6 +146,8 @@ class ChatStream(ChatWriter):
             case TextReplaced():
                 self.cut = "content_filter"
                 return self._finish("content_filter")
+            case Paused(text=text):  # whose reply depends on all of it: no stop sequence cuts that
+                return self._piece(self._held()) + self._piece(text)
             case _:
                 return self._aside(event)
 
@@ -167,7 +170,10 @@ class ChatStream(ChatWriter):
     def _call(self, run: ToolRun | ToolCall) -> bytes:
         """A call as OpenAI streams it: first what is called, then with what."""
         name, arguments = {"name": run.name, "arguments": ""}, {"arguments": run.arguments}
+        if self._legacy and self._calls:  # there was one call in an answer then
+            return b""
         if self._legacy and isinstance(run, ToolCall):
+            self._calls = 1
             return self._delta({"function_call": name}) + self._delta({"function_call": arguments})
         index, self._calls = self._calls, self._calls + 1
         called = {"index": index, "id": run.id, "type": "function", "function": name}
