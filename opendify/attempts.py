@@ -62,9 +62,12 @@ class Attempts(Ending):
             sent, ran_before = Sent([], []), self._may_have_run
             try:
                 asked, told = await self._asked(prompt, caller, conversation, app)
-                async with aclosing(self._attempt(asked, told, conversation, app, sent)) as batches:
+                run, said = await self._sent(asked, told, conversation, app, sent)
+                emulated, is_sure = self._emulation, False
+                async with aclosing(said) as batches:
                     async for events in batches:
-                        yield events
+                        is_sure = is_sure or await self._is_sure(run, told, conversation, app)
+                        yield emulated.feed(events) if emulated else events
             except OpenDifyError as error:
                 if error.should_retry:  # which is said only where nothing can have run
                     self._may_have_run = ran_before
@@ -72,7 +75,6 @@ class Attempts(Ending):
                     raise
             else:
                 break
-        emulated = self._emulation
         if emulated and emulated.repair and not (self._left or self.cut or self.outcome.done()):
             yield await self._repaired(emulated, conversation, app)
 
@@ -83,9 +85,10 @@ class Attempts(Ending):
         self._emulation = emulation(prompt, conversation, app, self._secret)
         return self._emulation.tell(told) if self._emulation else (prompt, told)
 
-    async def _attempt(
+    async def _sent(
         self, prompt: Prompt, told: Told, conversation: Conversation, app: App, sent: Sent
-    ) -> AsyncGenerator[Sequence[Event], None]:
+    ) -> tuple[Run, AsyncGenerator[Sequence[Event], None]]:
+        """A run that is about to begin, and what it says. Its files are sent, and its turn has come."""
         plan = build(prompt, app, self.limits.files, told)
         if plan.files:
             await self._uploads.send(plan, self.user, sent)
@@ -94,15 +97,17 @@ class Attempts(Ending):
         body = plan.body(self.user, sent.ids, conversation.id)
         run = self._begin(app)
         said = run.events(self._gateway.run(app.access, plan.path, body, wanted=lambda: not self._left))
-        async with aclosing(start_held(said) if sent.reused else said) as batches:
-            async for events in batches:
-                if not told.is_known:
-                    if conversation.id is None:
-                        await conversation.begun(run.ids)
-                elif is_elsewhere(run.ids, conversation):
-                    await self._abandon(run, conversation, app)
-                    raise Elsewhere
-                yield self._emulation.feed(events) if self._emulation else events
+        return run, start_held(said) if sent.reused else said
+
+    async def _is_sure(self, run: Run, told: Told, conversation: Conversation, app: App) -> bool:
+        """Whether Dify has said which conversation it is. Raises Elsewhere for another than the one to go on with."""
+        if not told.is_known:
+            if conversation.id is None:
+                await conversation.begun(run.ids)
+        elif is_elsewhere(run.ids, conversation):
+            await self._abandon(run, conversation, app)
+            raise Elsewhere
+        return run.ids.conversation_id is not None or not app.converses
 
     async def _repaired(self, emulated: Emulation, conversation: Conversation, app: App) -> Sequence[Event]:
         """A silent run for calls or JSON that do not fit. Where it fails, the answer is what there was before."""
@@ -114,11 +119,12 @@ class Attempts(Ending):
         told: list[Event] = []
         try:
             async with asyncio.timeout_at(until) as self._patience:
-                async with aclosing(
-                    self._attempt(*emulated.repair_prompt(), conversation, app, Sent([], []))
-                ) as batches:
+                prompt, known = emulated.repair_prompt()
+                run, said = await self._sent(prompt, known, conversation, app, Sent([], []))
+                async with aclosing(said) as batches:
                     async for events in batches:
-                        told += events
+                        await self._is_sure(run, known, conversation, app)
+                        told += emulated.feed(events)
         except (OpenDifyError, TimeoutError) as error:
             log.info("not_repaired", app=app.name, problem=getattr(error, "code", "timeout"))
             conversation.doubt()

@@ -7,8 +7,8 @@ for a moment, since a run whose stream is dropped loses what it said.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from functools import partial
 from urllib.parse import urljoin
 
@@ -144,24 +144,27 @@ class Answer(Resumes):
         """The events, those of one network read together. A failure resolves `outcome`, it is not raised."""
         if self._left:
             return
-        async with self._watched():
+        with self._watched():
             app = await self._app_of_prompt()
             if known := await self._known(app):
                 yield known
                 return
-            async with self._conversing(app) as conversation, aclosing(self._said(conversation, app)) as batches:
+            with self._conversing(app) as conversation:
+                await conversation.find()
                 links = Linked(partial(self._link, app))
                 presenter = Presenter(self._style, returns=conversation.returns)
                 failure: UpstreamError | None = None
                 try:
-                    async for said in batches:
-                        events = presenter.feed(links.feed(said))
-                        conversation.hear(events)
-                        self._note(events)
-                        if self.finished:
-                            events = await self._ended(events, presenter.ran, conversation, app)
-                        if events:
-                            yield events
+                    async with aclosing(self._said(conversation, app)) as batches:
+                        async for said in batches:
+                            events = presenter.feed(links.feed(said))
+                            conversation.hear(events)
+                            if self.first_text_at is None or not (events and type(events[-1]) is TextDelta):
+                                self._note(events)
+                            if self.finished:
+                                events = await self._ended(events, presenter.ran, conversation, app)
+                            if events:
+                                yield events
                 except UpstreamError as error:
                     failure = error
                 if rest := presenter.feed(links.close()):
@@ -169,8 +172,8 @@ class Answer(Resumes):
                 if failure:
                     raise failure
 
-    @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
         """Count as under way, and end with what goes wrong."""
         self._reading = asyncio.current_task()
         self._exchange.began(self)
@@ -215,18 +218,17 @@ class Answer(Resumes):
         self.finished = Finished("stop", Usage())
         return [*links.feed([TextDelta(text)]), *links.close(), self.finished]
 
-    @asynccontextmanager
-    async def _conversing(self, app: App) -> AsyncIterator[Conversation]:
-        """The conversation of the answer, found; afterwards it is let go of, one for this answer alone deleted."""
+    @contextmanager
+    def _conversing(self, app: App) -> Iterator[Conversation]:
+        """The conversation of the answer; afterwards it is let go of, one for this answer alone deleted."""
         exchange, prompt, caller = self._exchange, self._prompt, self._caller
         alone = self.task is not None and app.config.background_tasks != "pass"
         conversation = Conversation() if alone else exchange.memory.conversation(prompt, app, caller, self.user)
         try:
-            await conversation.find()
             yield conversation
         except Refused as error:
             if error.upstream_code in APP_CHANGED and error.code != "rate_limit_exceeded":
-                await exchange.catalog.changed(app)
+                exchange.tasks.aside(exchange.catalog.changed(app))
             raise
         finally:
             if not conversation.settled:

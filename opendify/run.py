@@ -65,9 +65,10 @@ class Run:
                         break
                     self.waiting_since = self._loop.time()
                 self.waiting_since = None
-                async with aclosing(self._late(stream)) as late:
-                    async for events in late:
-                        yield events
+                if not reader.done:
+                    async with aclosing(self._late(stream)) as late:
+                        async for events in late:
+                            yield events
                 if self._failure:
                     raise self._failure
                 await exhaust(stream)
@@ -91,18 +92,17 @@ class Run:
     def _taken(self, data: bytes) -> Sequence[Event]:
         """The events of one read. What they end with, if that is a failure, is raised after them."""
         events: list[Event] = []
+        reader, read = self.reader, self.reader.read
         try:
             for frame in self._decoder.feed(data):
-                events += self.reader.read(frame)
-                if self.reader.done:
-                    break
+                events += read(frame)
         except (Malformed, sse.FrameTooLong) as error:
             log.warning("malformed_event", app=self._app.name, problem=str(error))
             self._failure = BrokenUpstream("Dify sent something that is not its protocol.")
-        if self.started is None and self.reader.ids.task_id:
+        if self.started is None and reader.ids.task_id:
             self.started = time.time()
             resolve(self.identified, None)
-        if self.reader.told > self._answer_chars:
+        if reader.told > self._answer_chars:
             self._failure = BrokenUpstream(f"The answer is longer than {self._answer_chars} characters.")
             return ()
         if events and isinstance(events[-1], Failed):
