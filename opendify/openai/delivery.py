@@ -8,7 +8,7 @@ to leave.
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import aclosing, suppress
 from typing import Any, Final, Protocol
 
@@ -107,7 +107,7 @@ class Delivery(ABC):
                 answer.complete()
 
     @abstractmethod
-    async def _write(self, data: bytes) -> None: ...
+    def _write(self, data: bytes) -> Awaitable[None]: ...
 
     def _close(self) -> None:
         """The request is over, however it came to that.
@@ -219,13 +219,14 @@ class Streaming(Delivery):
         if error and not isinstance(error, ClientGone) and not self._writer.done:
             await self._put(self._writer.fail(error), last=True)
 
-    async def _write(self, data: bytes) -> None:
-        if self._started.done():
-            await self._put(data, last=self._writer.done)
-        else:
-            self._first = data
-            resolve(self._ready, None)
-            await _resolved(self._started)
+    def _write(self, data: bytes) -> Awaitable[None]:
+        return self._put(data, last=self._writer.done) if self._started.done() else self._wait(data)
+
+    async def _wait(self, data: bytes) -> None:
+        """The first data goes out with the response's start."""
+        self._first = data
+        resolve(self._ready, None)
+        await _resolved(self._started)
 
     async def _put(self, data: bytes, *, last: bool = False) -> None:
         """One body message: what a read of Dify's stream amounts to."""
