@@ -61,6 +61,22 @@ class Claim(Struct, frozen=True):
     seconds: float
 
 
+class End(Struct, frozen=True):
+    """The end of a claim on a value: what is put if it still was ours, else what is put `otherwise`; `b""` deletes it.
+
+    If it was ours, the pointer is put where it `leads` there. Where it is `stale`, it goes.
+    """
+
+    claim: Claim
+    key: str
+    value: bytes
+    otherwise: bytes
+    seconds: float
+    pointer: bytes
+    leads: Sequence[str]
+    stale: Sequence[str]
+
+
 class Backend(Protocol):
     """Bytes by their keys, each with its end; every method is one step that no other comes between."""
 
@@ -91,20 +107,8 @@ class Backend(Protocol):
         Whether it is ours now, and the value as it was.
         """
 
-    async def end(
-        self,
-        claim: Claim,
-        key: str,
-        data: tuple[bytes, bytes],
-        seconds: float,
-        pointer: bytes,
-        leads: Sequence[str],
-        stale: Sequence[str],
-    ) -> None:
-        """Give it back. If it still was ours, put the first value, and the pointer where it `leads` there.
-
-        Else put the second one; `b""` deletes it. Where the pointer is `stale`, it goes.
-        """
+    async def end(self, end: End) -> None:
+        """Give it back, and leave what it comes to."""
 
 
 class InProcess(Memory):
@@ -137,27 +141,18 @@ class InProcess(Memory):
             self._set(key, b'%b"state":null%b' % (value[: found.start()], value[found.end() :]), seconds)
         return True, value
 
-    async def end(
-        self,
-        claim: Claim,
-        key: str,
-        data: tuple[bytes, bytes],
-        seconds: float,
-        pointer: bytes,
-        leads: Sequence[str],
-        stale: Sequence[str],
-    ) -> None:
-        for name in stale:
-            await self._drop(name, pointer)
-        ours = await self._get(claim.key) == claim.token
-        if kept := data[0] if ours else data[1]:
-            self._set(key, kept, seconds)
+    async def end(self, end: End) -> None:
+        for name in end.stale:
+            await self._drop(name, end.pointer)
+        ours = await self._get(end.claim.key) == end.claim.token
+        if kept := end.value if ours else end.otherwise:
+            self._set(end.key, kept, end.seconds)
         else:
-            await self._delete(key)
+            await self._delete(end.key)
         if ours:
-            for name in leads:
-                self._set(name, pointer, seconds)
-            await self._delete(claim.key)
+            for name in end.leads:
+                self._set(name, end.pointer, end.seconds)
+            await self._delete(end.claim.key)
 
     async def _drop(self, key: str, said: bytes) -> None:
         if await self._get(key) == said:
@@ -204,18 +199,10 @@ class InRedis(Redis):
         taken, value = await self._run(TAKE, [claim.key, key], *asked)
         return bool(taken), value
 
-    async def end(
-        self,
-        claim: Claim,
-        key: str,
-        data: tuple[bytes, bytes],
-        seconds: float,
-        pointer: bytes,
-        leads: Sequence[str],
-        stale: Sequence[str],
-    ) -> None:
-        keys = [claim.key, key, *leads, *stale]
-        await self._run(END, keys, claim.token, _ms(seconds), *data, pointer, len(leads))
+    async def end(self, end: End) -> None:
+        keys = [end.claim.key, end.key, *end.leads, *end.stale]
+        said = end.claim.token, _ms(end.seconds), end.value, end.otherwise, end.pointer, len(end.leads)
+        await self._run(END, keys, *said)
 
     async def _run(self, script: str, keys: Sequence[str], *args: bytes | str | int) -> Any:
         if (run := self._scripts.get(script)) is None:

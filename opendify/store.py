@@ -11,7 +11,7 @@ from cashews.exceptions import CacheError
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from opendify.backends import Backend, Claim, InProcess, InRedis
+from opendify.backends import Backend, Claim, End, InProcess, InRedis
 
 S = TypeVar("S", bound=Struct)
 
@@ -103,8 +103,8 @@ class Store:
 
         Put `otherwise` if it is not ours any more. Where the pointer is `stale`, it goes. Whether all that went well.
         """
-        data, where = (_data(value), _data(otherwise)), _json(pointer)
-        return await self._do(lambda: self._cache.end(claim, key, data, seconds, where, leads, stale))
+        end = End(claim, key, _data(value), _data(otherwise), seconds, _json(pointer), leads, stale)
+        return await self._do(lambda: self._cache.end(end))
 
     async def close(self) -> None:
         """Close the connections."""
