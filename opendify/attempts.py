@@ -128,8 +128,10 @@ class Attempts(Ending):
         except (OpenDifyError, TimeoutError) as error:
             log.info("not_repaired", app=app.name, problem=getattr(error, "code", "timeout"))
             conversation.doubt()
-            if self._run and not self._run.reader.done:
+            if self._run and not (self._run.reader.done or self._left):
                 self.spawn(self._stop_at_dify(self._run, self._loop.time() + LEAVE_SECONDS))
+            self._ids_before = self.ids
+            self._forget_run()
         finally:
             self._patience = None
         return [*told, *emulated.close()]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import structlog
@@ -13,7 +14,7 @@ from opendify.errors import ClientGone, OpenDifyError, UpstreamTimeout
 from opendify.limits import Limits
 from opendify.run import LEAVE_SECONDS, Run, resolve
 
-Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 log = structlog.get_logger("opendify.ending")
 
@@ -60,8 +61,9 @@ class Ending:
 
     def leave(self, error: OpenDifyError) -> None:
         """Nobody waits for the rest, because of `error`: end the answer with it, and the run at Dify."""
-        self._fail(error)
-        self._stop()
+        if not (self.outcome.done() and self.outcome.result() is None):  # which is an answer that was told
+            self._fail(error)
+            self._stop()
 
     def _fail(self, error: OpenDifyError) -> None:
         if self.cut is None or isinstance(error, ClientGone):
@@ -78,7 +80,10 @@ class Ending:
             self._reading.cancel()
 
     async def _depart(self, run: Run) -> None:
-        """Call Dify's stop as soon as the run can be named, then give the stream time to end by itself."""
+        """Call Dify's stop as soon as the run can be named, then give the stream time to end by itself.
+
+        What a client that is still there is being sent goes on, however slowly it reads.
+        """
         until = self._loop.time() + LEAVE_SECONDS
         try:
             await asyncio.wait((run.identified,), timeout=LEAVE_SECONDS)
@@ -86,7 +91,9 @@ class Ending:
         finally:
             if reading := self._reading:
                 await asyncio.wait((reading,), timeout=max(until - self._loop.time(), 0))
-                reading.cancel()
+                run.given_up = True
+                if self.outcome.done() or run.waiting_since is not None:
+                    reading.cancel()
 
     async def _stop_at_dify(self, run: Run, until: float) -> None:
         if not (self.app and run.ids.task_id):
@@ -110,7 +117,8 @@ class Ending:
         due.append((silent_since + limits.silence, f"Dify was silent for {limits.silence:g} seconds."))
         moment, message = min(due)
         if moment <= now and self._patience:
-            self._patience.reschedule(now)
+            with suppress(RuntimeError):  # its time is up anyway
+                self._patience.reschedule(now)
         elif moment <= now:
             self.leave(UpstreamTimeout(message))
         else:

@@ -55,11 +55,12 @@ class StandardError:
 
 
 def for_machines(_logger: object, _method: str, line: EventDict) -> str:
-    """A JSON object."""
+    """A JSON object. What terminals and viewers take for more than text is escaped."""
     try:
-        return _encode(line).decode()
+        text = _encode(line).decode()
     except (ValueError, OverflowError):  # half a character, or a number of more than 64 bits
-        return json.dumps(line, default=repr)
+        text = ""
+    return text if text.isprintable() and text else json.dumps(line, default=repr)
 
 
 def for_people(*, colors: bool) -> Processor:

@@ -92,6 +92,7 @@ class Resumes(Attempts):
             problem = error.message
         else:
             return
+        self._forget_run()
         conversation.waits = replace(waits, bad=waits.bad + 1)
         yield [TextDelta(told_back(problem, form)), Finished("stop", Usage())]
 

@@ -25,26 +25,38 @@ def draining_on_signals(drain: Callable[[float], Awaitable[None]], seconds: floa
         yield  # signals belong to the main thread: a server in another one is stopped by whoever started it
         return
     loop = asyncio.get_running_loop()
-    before: dict[int, Any] = {}
     tasks: set[asyncio.Task[None]] = set()
+    is_over = False
 
     async def stop(number: int, wait: float) -> None:
         log.info("draining", signal=signal.Signals(number).name, seconds=wait)
         await drain(wait)
-        signal.signal(number, before[number])
-        signal.raise_signal(number)
+        pass_on(number)
 
     def begin(number: int) -> None:
         tasks.add(loop.create_task(stop(number, 0 if tasks else seconds)))
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (signal's signature)
-        loop.call_soon_threadsafe(begin, number)
+        if is_over:  # another server of this process, which came later, has put it back
+            pass_on(number)
+        else:
+            loop.call_soon_threadsafe(begin, number)
 
-    for number in map(int, SIGNALS):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as shells set it for what runs in the background
-            before[number] = signal.signal(number, on_signal)
+    def pass_on(number: int) -> None:
+        signal.signal(number, before[number])
+        signal.raise_signal(number)
+
+    before = _installed(on_signal)
     try:
         yield
     finally:
+        is_over = True
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is on_signal:  # else another server's stand on ours by now
+                signal.signal(number, handler)
+
+
+def _installed(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """The handlers that this one took the place of. What shells let a program in the background ignore stays so."""
+    numbers = [int(number) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}

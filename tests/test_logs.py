@@ -40,6 +40,15 @@ def test_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert line == {"event": "request", "level": "info", "id": "req_1", "status": 200, "model": "帮手", "path": "/a\nb"}
 
 
+@pytest.mark.parametrize("odd", ["\x9b31m", "\u2028", "\u202egpj", "\ud800"])
+def test_a_json_line_shows_nothing_but_text(odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json")
+    structlog.get_logger("opendify.access").info("request", path=odd)
+    err = capsys.readouterr().err
+    assert err.isascii()
+    assert json.loads(err)["path"] == odd
+
+
 def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "console")
     structlog.get_logger("opendify").warning("app_unusable", app="helper", reason="a\nforged line \x1b[31m")

@@ -3,8 +3,8 @@
 import asyncio
 import ssl
 from contextlib import suppress
+from functools import partial
 from typing import Final, cast
-from weakref import WeakSet
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -90,6 +90,21 @@ class AiohttpReply(Reply):
             await self._response.wait_for_close()  # a request body that is still being sent is given up
 
 
+class _Connection(ResponseHandler):
+    """One connection, which knows whether it served a request before."""
+
+    __slots__ = ("used",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.used = False
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on where reading was paused. aiohttp asks for that after each read, and parses nothing anew each time."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+
 class _Connector(aiohttp.TCPConnector):
     """A pool that says whether a connection was used before: at a third of what aiohttp's tracing costs a request."""
 
@@ -98,7 +113,7 @@ class _Connector(aiohttp.TCPConnector):
             super().__init__(limit=0, ssl=tls or True, force_close=True)
         else:
             super().__init__(limit=0, ssl=tls or True, keepalive_timeout=keep_alive_seconds)
-        self._used: WeakSet[ResponseHandler] = WeakSet()
+        self._factory = cast("partial[ResponseHandler]", partial(_Connection, self._loop))
 
     async def connect(
         self,
@@ -108,7 +123,7 @@ class _Connector(aiohttp.TCPConnector):
     ) -> Connection:
         """A connection of the pool, or a new one."""
         connection = await super().connect(req, traces, timeout)
-        protocol = cast("ResponseHandler", connection.protocol)  # it has none only once it is released
-        note_reuse(protocol in self._used)
-        self._used.add(protocol)
+        protocol = cast("_Connection", connection.protocol)  # it has none only once it is released
+        note_reuse(protocol.used)
+        protocol.used = True
         return connection

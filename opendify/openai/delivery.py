@@ -6,7 +6,6 @@ to leave.
 """
 
 import asyncio
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
 from contextlib import aclosing, suppress
@@ -23,8 +22,11 @@ from opendify.errors import ClientGone, OpenDifyError
 from opendify.exchange import Answer
 from opendify.run import LEAVE_SECONDS, resolve
 
-# How long an ear may go on listening after its request: servers tell it at once that there is nothing more to hear.
-EAR_SECONDS: Final = 5.0
+# How long ear and pump may go on after their request: servers tell the ear at once that there is nothing more to hear,
+# and what the pump reads ends within LEAVE_SECONDS.
+AFTER_SECONDS = 2 * LEAVE_SECONDS
+# How long a client may take nothing of what it is sent.
+UNREAD_SECONDS = 300.0
 STREAM_HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -75,7 +77,7 @@ class Delivery(ABC):
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._ear = self._loop.create_task(self._listen(receive))
-        answer.spawn(self._pump())
+        self._pumping = answer.spawn(self._pump())
 
     async def _listen(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -100,10 +102,9 @@ class Delivery(ABC):
             log.exception("delivery_failed")
             answer.leave(from_exception(error))
         finally:  # a run that was cut short may end without a word, or be read no longer
-            if writer.cut and not writer.done:
-                data = writer.close()
-                if not outcome.done():
-                    await self._write(data)
+            if writer.cut:
+                if not (writer.done or outcome.done()):
+                    await self._write(writer.close())
                 answer.complete()
 
     @abstractmethod
@@ -112,13 +113,13 @@ class Delivery(ABC):
     def _close(self) -> None:
         """The request is over, however it came to that.
 
-        The ear hears that by itself. Cancelling it leaves a circle for the garbage collector, so that is kept for
-        servers which do not tell it.
+        Pump and ear hear that by themselves. Cancelling them leaves a circle for the garbage collector, so that is
+        kept for servers which do not tell, and for a pump that waits for a client which does not read.
         """
         self._answer.leave(ClientGone("The request ended."))
-        if not self._ear.done():
-            patience = self._loop.call_later(EAR_SECONDS, self._ear.cancel)
-            self._ear.add_done_callback(lambda _: patience.cancel())
+        for task in (self._ear, self._pumping):
+            if not task.done():
+                _end_within(AFTER_SECONDS, task)
 
 
 class Folding(Delivery):
@@ -162,6 +163,7 @@ class Streaming(Delivery):
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._sent_at = self._loop.time()
+        self._is_sending = False
         answer.outcome.add_done_callback(self._on_outcome)
         answer.sent.add_done_callback(self._on_sent)
 
@@ -201,19 +203,28 @@ class Streaming(Delivery):
             self._close()
 
     async def _start(self, scope: Scope, send: Send) -> None:
-        """The response's start and what the pump has by now; from here on it writes for itself."""
+        """The response's start and what the pump has by now, and meanwhile; from here on it writes for itself."""
         self._send = server_send(scope, send)
         headers = [*STREAM_HEADERS, *id_headers(self._answer.ids)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._put(self._writer.open() + self._first, last=self._writer.done)
+        data = self._writer.open() + self._first
+        while data:
+            self._first, is_last = b"", self._writer.done
+            await self._put(data, last=is_last)
+            if is_last:  # servers tell the ear now that the response is over
+                self._answer.complete()
+            data = self._first
         resolve(self._started, None)
 
     async def _see_through(self) -> None:
         """Keep the connection alive until the pump is done; tell the failure, if it comes to that."""
         outcome, keep_alive, now = self._answer.outcome, self._answer.limits.keep_alive, self._loop.time
         while not outcome.done():
-            await _resolved(outcome, min(self._sent_at, now()) + keep_alive)
-            if not outcome.done() and self._sent_at + keep_alive <= now():
+            await _resolved(outcome, (now() if self._is_sending else self._sent_at) + keep_alive)
+            silent = now() - self._sent_at
+            if self._is_sending and silent > UNREAD_SECONDS:
+                self._answer.leave(ClientGone("The client did not read."))
+            elif not (outcome.done() or self._is_sending) and silent >= keep_alive:
                 await self._put(sse.KEEP_ALIVE)
         error = outcome.result()
         if error and not isinstance(error, ClientGone) and not self._writer.done:
@@ -230,9 +241,12 @@ class Streaming(Delivery):
 
     async def _put(self, data: bytes, *, last: bool = False) -> None:
         """One body message: what a read of Dify's stream amounts to."""
-        self._sent_at = math.inf  # while it is sent: a client that does not read needs no comments
-        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-        self._sent_at = self._loop.time()
+        self._is_sending = True  # and may be for long: to a client that does not read
+        try:
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        except OSError:  # as servers may say it
+            self._answer.leave(ClientGone("The client closed the connection."))
+        self._is_sending, self._sent_at = False, self._loop.time()
 
 
 async def _resolved(future: "asyncio.Future[Any]", until: float | None = None) -> None:
@@ -253,6 +267,11 @@ async def _resolved(future: "asyncio.Future[Any]", until: float | None = None) -
         future.remove_done_callback(wake)
         if timer:
             timer.cancel()
+
+
+def _end_within(seconds: float, task: "asyncio.Task[Any]") -> None:
+    timer = asyncio.get_running_loop().call_later(seconds, task.cancel)
+    task.add_done_callback(lambda _: timer.cancel())
 
 
 def _shorten(patience: asyncio.Timeout, seconds: float) -> None:

@@ -265,6 +265,8 @@ async def test_a_repair_that_hangs_is_given_up(serve: Serve, monkeypatch: pytest
     choice = await whole(served, [user(word("CALL", MISFIT))])
     assert json.loads(choice["message"]["content"])["arguments"] == {"town": "Ulm"}
     await eventually(lambda: bool(served.dify.stops))
+    await served.app.state.exchange.tasks.settled(5)
+    assert len(served.dify.stops) == 1
 
 
 async def test_one_call_is_enough_where_one_is_taken(served: Served) -> None:

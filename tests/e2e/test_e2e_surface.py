@@ -144,7 +144,7 @@ async def test_no_ear_is_left(served: Served) -> None:
 
 async def test_an_ear_that_hears_nothing_gives_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some servers do not say that a request is over once it has its answer."""
-    monkeypatch.setattr("opendify.openai.delivery.EAR_SECONDS", 0.2)
+    monkeypatch.setattr("opendify.openai.delivery.AFTER_SECONDS", 0.2)
     body = msgspec.json.encode({"model": "Helper", "messages": [{"role": "user", "content": "ECHO:hi"}]})
     come, sent = [{"type": "http.request", "body": body, "more_body": False}], []
     headers = [(b"host", b"x"), (b"authorization", f"Bearer {CLIENT_KEY}".encode())]
