@@ -22,8 +22,8 @@ STATE: Final = re.compile(rb'"state":\s*"([^"]*)"')
 # Redis runs each of these as one step. Asked again, on a connection that broke before it answered, it finds what it
 # did the first time.
 TAKE: Final = """
-local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 local value = redis.call('GET', KEYS[2])
+local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 if not fresh then return {redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0, value} end
 local state = value and string.match(value, '"state":%s*"([^"]*)"')
 if ARGV[4] ~= '' and state ~= ARGV[4] then
@@ -134,7 +134,7 @@ class InProcess(Memory):
     async def take(self, claim: Claim, key: str, seconds: float, state: str) -> tuple[bool, bytes | None]:
         value: bytes | None = await self._get(key)
         found = STATE.search(value) if value else None
-        if (state and not (found and found[1].decode() == state)) or await self._get(claim.key) is not None:
+        if (state and not (found and found[1] == state.encode())) or await self._get(claim.key) is not None:
             return False, value
         self._set(claim.key, claim.token, claim.seconds)
         if value and found:

@@ -98,7 +98,10 @@ class Settings(BaseSettings):
     max_answer_mb: Count = Field(16, description="largest answer, megabytes of text")
     max_files: Annotated[int, Field(ge=0)] = Field(20, description="most files in one request")
     max_connections: Count = Field(1000, description="most simultaneous runs of one Dify; more are refused with 503")
-    http2: bool = Field(True, description="speak HTTP/2 with an https Dify that offers it")
+    http2: bool = Field(
+        False,
+        description="speak HTTP/2 with an https Dify that offers it; a connection that it retires takes its run along",
+    )
     default_model: str = Field("", description="the model for requests that name an unknown one; empty: they get a 404")
     conversations: Conversations = Field(
         "auto",

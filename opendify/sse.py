@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 LF, CR = b"\n\r"
+BOM = b"\xef\xbb\xbf"
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -17,7 +18,7 @@ class Decoder:
     """Cuts a byte stream, however it was split on the way, into the data of its events.
 
     Only LF, CRLF and CR end a line: U+2028 and its kin stand raw inside Dify's JSON.
-    Holds back at most `max_frame` bytes. An event without data (Dify's `event: ping`) yields nothing.
+    Holds back at most `max_frame` bytes and one read. An event without data (Dify's `event: ping`) yields nothing.
     """
 
     __slots__ = ("_ends_in_cr", "_max_frame", "_rest")
@@ -49,7 +50,8 @@ class Decoder:
         end = self._rest.rfind(b"\n\n", unread) + 2
         frames = bytes(self._rest[:end]) if end > 1 else b""
         del self._rest[: len(frames)]
-        self._check(len(self._rest))
+        if not frames:  # else they are told first
+            self._check(len(self._rest))
         return frames
 
     def _with_line_feeds(self, data: bytes) -> bytes:
@@ -61,7 +63,7 @@ class Decoder:
 
     def _payloads(self, frames: bytes) -> Iterator[bytes]:
         """What stands in frames of any kind."""
-        for frame in frames.split(b"\n\n"):
+        for frame in frames.removeprefix(BOM).split(b"\n\n"):
             self._check(len(frame))
             lines = (line[5:].removeprefix(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
             if payload := b"\n".join(lines):

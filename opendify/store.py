@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from cashews.exceptions import CacheError
 from msgspec import Struct
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from opendify.backends import Backend, Claim, End, InProcess, InRedis
 
@@ -37,7 +37,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._cache: Backend = InProcess(MEMORY_ENTRIES) if url.startswith("mem://") else InRedis(url)
-        self._resting_until = 0.0
+        self._resting_until = self._quiet_until = 0.0
         self._troubled = False
 
     @property
@@ -121,8 +121,12 @@ class Store:
                 await self._cache.init()
             result = await change()
         except TROUBLES as error:
-            if str(error.__cause__) == CROWDED:  # it is there, and many ask at once
-                log.warning("store_crowded")
+            reasons = error, error.__cause__
+            if CROWDED in map(str, reasons):
+                self._complain("store_crowded")
+                return otherwise
+            if isinstance(refusal := reasons[1] or error, ResponseError):
+                self._complain("store_refused", problem=str(refusal).partition(" ")[0])
                 return otherwise
             self._resting_until = time.monotonic() + REST_SECONDS
             if not self._troubled:
@@ -133,6 +137,12 @@ class Store:
             self._troubled = False
             log.info("store_back")
         return result
+
+    def _complain(self, event: str, **about: str) -> None:
+        """It is there, but many ask at once, it is full, or something else has this key: said now and then."""
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + REST_SECONDS
+            log.warning(event, **about)
 
 
 def _json(value: Struct) -> bytes:
@@ -151,5 +161,5 @@ def _decoder(schema: type[S]) -> msgspec.json.Decoder[S]:
 def _value(data: bytes | None, schema: type[S]) -> S | None:
     try:
         return None if data is None else _decoder(schema).decode(data)
-    except msgspec.DecodeError:  # of another version of this program
+    except (msgspec.DecodeError, UnicodeDecodeError):  # of another version of this program
         return None

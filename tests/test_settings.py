@@ -372,7 +372,7 @@ def test_defaults() -> None:
         "max_answer_mb": 16,
         "max_files": 20,
         "max_connections": 1000,
-        "http2": True,
+        "http2": False,
         "default_model": "",
         "conversations": "auto",
         "conversation_ttl_days": 30.0,
@@ -417,7 +417,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
     for variable in ("TIMEOUT", "HTTP2", "AUTH", "SERVER_PORT", "CORS_ORIGINS", "DIFY_CA_FILE"):
         monkeypatch.setenv(variable, "")
     settings = load()
-    assert (settings.timeout, settings.http2, settings.auth, settings.server_port) == (30.0, True, "on", 8000)
+    assert (settings.timeout, settings.http2, settings.auth, settings.server_port) == (30.0, False, "on", 8000)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
         ("LOG_LEVEL", "WARNING", "warning"),
         ("LOG_FORMAT", "Json", "json"),
         ("AUTH", "OFF", "off"),
-        ("HTTP2", "false", False),
+        ("HTTP2", "true", True),
         ("CORS_ORIGINS", " https://a.example.com , http://localhost:3000,", ("https://a.example.com", "http://localhost:3000")),
         ("CORS_ORIGINS", "*", ("*",)),
         ("DEFAULT_MODEL", "帮手", "帮手"),

@@ -244,6 +244,63 @@ async def test_scripts_that_redis_has_forgotten(redis_url: str) -> None:
     await store.close()
 
 
+@pytest.mark.parametrize(
+    "odd", [b"", b"[]", b'{"state":1}', b'{"state":"\xff"}', b'\xff{"state":"s"}', b'{"state":"s"']
+)
+async def test_values_that_are_none_of_ours(odd: bytes, store: Store) -> None:
+    await store._cache.write("a", odd, 60)
+    assert await store.get("a", Stated) is None
+    taken, value = await take(store, ONE, "s")
+    assert taken in {True, False}
+    assert value is None
+    assert await store.put("a", Stated("s"), 60)
+
+
+async def test_a_key_that_is_something_else_in_redis(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what needs that key goes without it, and nothing is claimed for good."""
+    store = Store(redis_url)
+    async with redis.Redis.from_url(redis_url) as client:
+        await client.delete("a", "claim")
+        await client.rpush("a", "x")
+        for _ in range(3):
+            assert await take(store, ONE, "s") == (None, None)
+        assert not await client.exists("claim")
+        assert await store.put("b", Thing("x"), 60)
+        assert await store.get("b", Thing) == Thing("x")
+        await client.delete("a")
+    assert await take(store, TWO) == (True, None)
+    await store.close()
+    log = Told(capsys).log()
+    assert log.count("store_refused") == 1
+    assert "WRONGTYPE" in log
+    assert "store_unreachable" not in log
+
+
+async def test_many_at_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More than there are connections wait for one, and go without if that takes too long: Redis is not away."""
+    monkeypatch.setattr("opendify.backends.CONNECTIONS", 1)
+    monkeypatch.setattr("opendify.backends.ANSWER_SECONDS", 0.1)
+    store = Store(redis_url)
+    await store.put("b", Thing("x"), 60)
+
+    async def occupy() -> None:
+        pool = store._cache._client.connection_pool  # type: ignore[attr-defined]
+        connection = await pool.get_connection()
+        await asyncio.sleep(0.3)
+        await pool.release(connection)
+
+    occupied = asyncio.create_task(occupy())
+    await asyncio.sleep(0.01)
+    assert await store.get("b", Thing) is None
+    assert not store.is_away
+    await occupied
+    assert await store.get("b", Thing) == Thing("x")
+    await store.close()
+    assert "store_crowded" in Told(capsys).log()
+
+
 async def test_the_oldest_values_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opendify.store.MEMORY_ENTRIES", 10)
     store = Store("mem://")

@@ -259,8 +259,8 @@ class BareError(Struct):
 _decode_event: Callable[[bytes], DifyEvent] = msgspec.json.Decoder(DifyEvent).decode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _decode_bare_error = msgspec.json.Decoder(BareError).decode
-# msgspec reports text that is no UTF-8 as Python does.
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+# msgspec reports text that is no UTF-8, and what is nested too deeply, as Python does.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def envelope(frame: bytes) -> Envelope:
@@ -292,4 +292,6 @@ def _bare_error(frame: bytes) -> Error | None:
 
 def _place(error: Exception) -> str:
     """What kind of trouble it is and where; never the content, which str() of a UnicodeDecodeError would show."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     return str(error) if isinstance(error, msgspec.DecodeError) else "not UTF-8"

@@ -75,7 +75,7 @@ class Gateway:
         timeout: float,
         connect_timeout: float = 5.0,
         max_connections: int = 1000,
-        http2: bool = True,
+        http2: bool = False,
         ca_file: Path | None = None,
     ) -> None:
         self._timeout = timeout

@@ -14,8 +14,18 @@ from aiohttp.tracing import Trace
 from opendify.dify.lines import Line, Reply, Request, lost, note_reuse
 
 CLOSE_SECONDS = 2.0
+# Of a line of a head, in bytes, and of lines: proxies add long policies and cookies.
+HEAD_LINE: Final = 64 * 1024
+HEAD_LINES: Final = 1000
 # What a request and its reply can end with.
 FAILURES: Final = aiohttp.ClientError
+
+
+def is_dropped(error: Exception) -> bool:
+    """Whether the connection broke before any byte of an answer came back."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # else it is the part of a head that came
+    return isinstance(error, aiohttp.ClientOSError)
 
 
 class AiohttpLine(Line):
@@ -50,6 +60,9 @@ class AiohttpLine(Line):
             timeout=self._timeout,
             auto_decompress=False,
             trust_env=False,
+            max_line_size=HEAD_LINE,
+            max_field_size=HEAD_LINE,
+            max_headers=HEAD_LINES,
         )
         return self.session
 
@@ -99,6 +112,12 @@ class _Connection(ResponseHandler):
         super().__init__(loop)
         self.used = False
 
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Whoever reads the answer learns of a failure too: of one in its framing aiohttp 3.14 tells nobody."""
+        super().set_exception(exc, exc_cause or exc)
+        if self._payload is not None and self._payload.exception() is None:
+            self._payload.set_exception(aiohttp.ClientPayloadError("not HTTP"))
+
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Go on where reading was paused. aiohttp asks for that after each read, and parses nothing anew each time."""
         if self._reading_paused:
@@ -122,8 +141,12 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's signature)
     ) -> Connection:
         """A connection of the pool, or a new one."""
-        connection = await super().connect(req, traces, timeout)
-        protocol = cast("_Connection", connection.protocol)  # it has none only once it is released
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = cast("_Connection", connection.protocol)  # it has none only once it is released
+            if not (protocol.used and protocol.should_close):  # as one does over which more has come than was asked for
+                break
+            connection.close()
         note_reuse(protocol.used)
         protocol.used = True
         return connection

@@ -1,33 +1,44 @@
 """Requests over httpx's transports, which speak HTTP/2, without the layers of its client; and its multipart forms."""
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, Final, cast
 
 import httpx
-from msgspec import Struct
 
 from opendify.dify.lines import Line, Reply, Request, lost, note_reuse
 
-# httpcore lets at most 100 streams share an HTTP/2 connection and makes the next one wait: we open another first.
-STREAMS_PER_CONNECTION = 90
 # What a request and its reply can end with.
 FAILURES: Final = httpx.TransportError
+# Of httpcore, which has no type of its own for it.
+DROPPED: Final = "Server disconnected without sending a response"
 
 _url = lru_cache(256)(httpx.URL)
 
 
+def is_dropped(error: Exception) -> bool:
+    """Whether the connection broke before any byte of an answer came back."""
+    if isinstance(error, httpx.RemoteProtocolError):
+        return str(error).startswith(DROPPED)
+    return isinstance(error, httpx.ReadError | httpx.WriteError)
+
+
 class HttpxLine(Line):
-    """Spreads requests over as many transports as keep each below the streams of one HTTP/2 connection."""
+    """One request at a time over each connection, though HTTP/2 lets many share one.
+
+    httpcore 1.0 neither resets a stream that is left nor gives back the room that its bytes took, so that one reader
+    who leaves early would block all the others for good; and when a server retires a connection, it ends them all.
+    """
 
     def __init__(self, make: Callable[[], httpx.AsyncBaseTransport], *, connect_timeout: float | None = None) -> None:
         self._make = make
         timeout = httpx.Timeout(None, connect=connect_timeout).as_dict()
         self._extensions: dict[str, Any] = {"timeout": timeout, "trace": _note_connect}
-        self._shares: list[_Share] = []
+        self._idle: list[httpx.AsyncBaseTransport] = []
+        self._busy: set[httpx.AsyncBaseTransport] = set()
 
     async def ask(self, request: Request) -> "HttpxReply":
-        """Send over the first transport with room; it is occupied until the reply is closed. Raises TransportError."""
+        """Send a request. Raises TransportError."""
         sent = httpx.Request(
             request.method,
             _url(request.url),
@@ -36,36 +47,41 @@ class HttpxLine(Line):
             extensions=self._extensions,
         )
         note_reuse(True)
-        share = next((share for share in self._shares if share.streams < STREAMS_PER_CONNECTION), None)
-        if share is None:
-            share = _Share(self._make())
-            self._shares.append(share)
-        share.streams += 1
+        transport = self._idle.pop() if self._idle else self._make()
+        self._busy.add(transport)
         try:
-            response = await share.transport.handle_async_request(sent)
+            response = await transport.handle_async_request(sent)
         except BaseException:
-            share.streams -= 1
+            await self.give_back(transport, ended=False)
             raise
         del sent.extensions["trace"]  # or it would be told of every read
-        return HttpxReply(response, share)
+        return HttpxReply(response, partial(self.give_back, transport))
+
+    async def give_back(self, transport: httpx.AsyncBaseTransport, *, ended: bool) -> None:
+        """Use it for another request; close it where something of the answer has not ended."""
+        self._busy.discard(transport)
+        if ended:
+            self._idle.append(transport)
+        else:
+            await transport.aclose()
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for share in self._shares:
-            await share.transport.aclose()
+        for transport in (*self._idle, *self._busy):
+            await transport.aclose()
 
 
 class HttpxReply(Reply):
     """The answer to a request over httpx."""
 
-    __slots__ = ("_ended", "_headers", "_parts", "_share", "_stream")
+    __slots__ = ("_ended", "_give_back", "_headers", "_parts", "_stream")
 
-    def __init__(self, response: httpx.Response, share: "_Share") -> None:
+    def __init__(self, response: httpx.Response, give_back: Callable[..., Awaitable[None]]) -> None:
         self.status = response.status_code
         self._headers = response.headers
         self._stream = cast("httpx.AsyncByteStream", response.stream)
         self._parts = aiter(self._stream)
-        self._share: _Share | None = share
+        self._give_back: Callable[..., Awaitable[None]] | None = give_back
         self._ended = False
 
     def header(self, name: str) -> str:
@@ -88,16 +104,13 @@ class HttpxReply(Reply):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Give back what it occupies."""
-        if self._share:
-            self._share.streams -= 1
-            self._share = None
-        await self._stream.aclose()
-
-
-class _Share(Struct, eq=False):
-    transport: httpx.AsyncBaseTransport
-    streams: int = 0
+        """Give the connection back, or close it where something is still to be read."""
+        give_back, self._give_back = self._give_back, None
+        if give_back:
+            try:
+                await self._stream.aclose()
+            finally:
+                await give_back(ended=self._ended)
 
 
 async def _note_connect(event: str, info: object) -> None:  # noqa: ARG001 (httpcore's signature)

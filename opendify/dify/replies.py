@@ -75,7 +75,7 @@ async def limited(body: AsyncIterator[bytes], limit: int) -> bytes:
 
 
 def _type(reply: Reply) -> str:
-    return reply.header("content-type").partition(";")[0]
+    return reply.header("content-type").partition(";")[0].strip().lower()
 
 
 def _refusal(status: int, body: bytes) -> Refused:

@@ -1,6 +1,6 @@
 """Which HTTP client speaks to which Dify, how a request is sent over it, and what a failure of it means.
 
-aiohttp does, but for https bases where HTTP/2 is allowed: that is spoken by httpx.
+aiohttp does, but for https bases where HTTP/2 is wanted: that is spoken by httpx.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from opendify.dify.over_httpx import HttpxLine
 from opendify.errors import BrokenUpstream, Unreachable, UpstreamError
 
 KEEP_ALIVE_SECONDS: Final = 60.0
-STALE_SECONDS = 1.0
+STALE_SECONDS = 0.25
 WRAPPINGS: Final = 10
 FAILURES: Final = (over_aiohttp.FAILURES, over_httpx.FAILURES)
 
@@ -33,10 +33,10 @@ class Wire(Struct):
     open_runs: int = 0
 
     async def send(self, request: Request) -> Reply:
-        """Send a request; once more on a fresh connection if a used one broke before any byte came back.
+        """Send a request; once more on a fresh connection if a used one broke at once, before any byte came back.
 
         Dify's own server closes idle connections after two seconds, so that a pooled one may just have died. That
-        shows at once: a connection that breaks later may have started a run.
+        shows at once: a connection that breaks later, or in the middle of an answer, may have started a run.
         Raises Unreachable where no run can have started, BrokenUpstream.
         """
         note_reuse(False)
@@ -44,8 +44,8 @@ class Wire(Struct):
         try:
             return await self.pooled.ask(request)
         except FAILURES as error:
-            stale = was_reused() and time.monotonic() - sent_at < STALE_SECONDS
-            if never_sent(error) or not stale:
+            at_once = time.monotonic() - sent_at < STALE_SECONDS
+            if never_sent(error) or not (was_reused() and at_once and _is_dropped(error)):
                 raise _lost(error) from error
         try:
             return await self.fresh.ask(request)
@@ -95,12 +95,18 @@ def never_sent(error: Exception) -> bool:
     )
 
 
+def _is_dropped(error: Exception) -> bool:
+    return over_aiohttp.is_dropped(error) or over_httpx.is_dropped(error)
+
+
 def _lost(error: Exception) -> UpstreamError:
     if is_untrusted(error):
         return Unreachable("Dify's certificate is not trusted: DIFY_CA_FILE can name the authority that signed it.")
     if never_sent(error):
         return Unreachable("Dify cannot be reached.")
-    return BrokenUpstream("Dify closed the connection without an answer.")
+    if _is_dropped(error):
+        return BrokenUpstream("Dify closed the connection without an answer.")
+    return BrokenUpstream("What came from Dify's address is not a whole answer in HTTP.")
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

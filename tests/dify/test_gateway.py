@@ -585,7 +585,12 @@ def stale(error: httpx.TransportError) -> Callable[[httpx.Request], httpx.Respon
 
 @pytest.mark.parametrize("method", ["call", "run"])
 @pytest.mark.parametrize(
-    "error", [httpx.ReadError("reset"), httpx.RemoteProtocolError("closed"), httpx.WriteError("x")]
+    "error",
+    [
+        httpx.ReadError("reset"),
+        httpx.RemoteProtocolError("Server disconnected without sending a response."),
+        httpx.WriteError("x"),
+    ],
 )
 async def test_a_stale_connection_is_tried_again_on_a_fresh_one(
     error: httpx.TransportError, method: str, gateway: Gateway, dify: respx.MockRouter, fresh: respx.MockRouter
@@ -600,6 +605,22 @@ async def test_a_stale_connection_is_tried_again_on_a_fresh_one(
     assert (len(dify.calls), len(fresh.calls)) == (1, 1)
     assert last(fresh).content == b'{"query":"hi"}'
     assert last(fresh).headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("problem", ["<ConnectionTerminated error_code:0, last_stream_id:5>", "illegal status line"])
+async def test_what_was_answered_in_any_way_is_not_asked_again(
+    problem: str, gateway: Gateway, dify: respx.MockRouter, fresh: respx.MockRouter
+) -> None:
+    dify.post(CHAT).mock(side_effect=stale(httpx.RemoteProtocolError(problem)))
+    with pytest.raises(BrokenUpstream, match="not a whole answer in HTTP"):
+        await run(gateway)
+    assert (len(dify.calls), len(fresh.calls)) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["Text/Event-Stream", "text/event-stream ;charset=utf-8"])
+async def test_types_are_told_in_many_ways(kind: str, gateway: Gateway, dify: respx.MockRouter) -> None:
+    dify.post(CHAT).respond(headers={"content-type": kind}, content=FRAME)
+    assert await run(gateway) == [FRAME]
 
 
 async def test_a_used_connection_that_breaks_later_may_have_started_a_run(

@@ -14,17 +14,18 @@ import pytest
 import trustme
 from aiohttp.client_reqrep import ConnectionKey
 from app_samples import make_app
+from conftest import eventually
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from msgspec.structs import replace
 
-from opendify.dify import over_aiohttp, over_httpx, transport
+from opendify.dify import over_aiohttp, transport
 from opendify.dify.apps import Access
 from opendify.dify.files import Upload
 from opendify.dify.gateway import PIECE_BYTES, Gateway
 from opendify.dify.lines import Line, Request, note_reuse, was_reused
 from opendify.dify.over_aiohttp import AiohttpLine
-from opendify.dify.over_httpx import STREAMS_PER_CONNECTION, HttpxLine
+from opendify.dify.over_httpx import HttpxLine
 from opendify.dify.transport import Wire, connect, never_sent
 from opendify.errors import BrokenUpstream, Refused, Unreachable
 
@@ -102,7 +103,7 @@ async def wired() -> AsyncIterator[Connect]:
     """Wires that are closed at the end."""
     async with AsyncExitStack() as stack:
 
-        def wire(base: str, *, http2: bool = True, connect_timeout: float = 5.0, ca_file: Path | None = None) -> Wire:
+        def wire(base: str, *, http2: bool = False, connect_timeout: float = 5.0, ca_file: Path | None = None) -> Wire:
             made = connect(base, http2=http2, connect_timeout=connect_timeout, ca_file=ca_file)
             stack.push_async_callback(made.close)
             return made
@@ -326,6 +327,106 @@ async def test_what_is_not_http_is_a_broken_upstream(answer: bytes, over: str, m
                 assert [data async for data in stream]
 
 
+BROKEN = {
+    "half a head": b"HTTP/1.1 200 OK\r\ncontent-ty",
+    "a head that is none": b"SSH-2.0\r\n\r\n",
+    "two lengths": OK.replace(b"\r\n\r\n", b"\r\ncontent-length: 3\r\n\r\n"),
+    "a head, and a chunk that is none": HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
+}
+
+
+@pytest.mark.parametrize("trouble", BROKEN)
+async def test_what_was_answered_in_any_way_is_not_asked_again(trouble: str) -> None:
+    async with listening(lambda number: OK if number == 1 else BROKEN[trouble]) as server:
+
+        async def close() -> None:
+            await eventually(lambda: len(server.requests) == 2)
+            await asyncio.sleep(0.02)
+            await server.close()
+
+        async with gateway_to(server.url) as (gateway, access):
+            await gateway.call(access, "POST", "/x", b"{}")
+            closing = asyncio.create_task(close())
+            with pytest.raises(BrokenUpstream):
+                await gateway.call(access, "POST", "/x", b"{}")
+            await closing
+            assert len(server.requests) == 2
+
+
+async def test_a_run_that_dies_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any byte, but too late for a connection that was idle for too long."""
+    monkeypatch.setattr(transport, "STALE_SECONDS", 0.05)
+
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for last in (False, True):
+            asked.append(await _request(reader))
+            if last:
+                await asyncio.sleep(0.1)
+            else:
+                writer.write(OK)
+        writer.close()
+
+    asked: list[bytes] = []
+    async with await asyncio.start_server(dies, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
+        async with gateway_to(url) as (gateway, access):
+            await gateway.call(access, "POST", "/x", b"{}")
+            with pytest.raises(BrokenUpstream, match="without an answer"):
+                await gateway.call(access, "POST", "/x", b"{}")
+    assert len(asked) == 2
+
+
+async def test_an_answer_that_nobody_asked_for_is_nobodys() -> None:
+    """The connections serve everyone: one that is off by an answer would tell it to somebody else."""
+    async with (
+        listening(lambda number: OK if server.connections > 1 else OK + OK.replace(b"{}", b"[]")) as server,
+        gateway_to(server.url) as (gateway, access),
+    ):
+        for _ in range(3):
+            assert await gateway.call(access, "GET", "/x") == b"{}"
+            await asyncio.sleep(0.02)
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("more", [b"x-policy: " + b"a" * 50_000, b"\r\n".join(b"x-%d: a" % i for i in range(90))])
+async def test_large_heads(more: bytes, wire_to: Connect) -> None:
+    answer = OK.replace(b"\r\n\r\n", b"\r\n%b\r\n\r\n" % more)
+    async with listening(lambda number: answer) as server:
+        for _ in range(2):
+            assert await ask(wire_to(server.url).pooled, server.url) == (200, b"{}")
+
+
+async def test_a_broken_frame_ends_a_stream_at_once() -> None:
+    """Aiohttp alone would wait for more of it."""
+    async with (
+        listening(lambda number: OPEN) as server,
+        gateway_to(server.url) as (gateway, access),
+        gateway.run(access, "/run", b"{}") as stream,
+    ):
+        assert await anext(stream) == b"hi\n"
+        for writer in server.handlers.values():
+            writer.write(b"zz\r\nfoo")
+        with pytest.raises(BrokenUpstream, match="in the middle of the answer"):
+            await asyncio.wait_for(anext(stream), 5)
+
+
+async def test_reading_goes_on_after_a_pause() -> None:
+    """More than a reader takes at once is held back at its source, and comes as it takes it."""
+    size = 3_000_000
+    whole = HEAD + b"content-length: %d\r\n\r\n" % size + bytes(size)
+    async with (
+        listening(lambda number: whole) as server,
+        gateway_to(server.url) as (gateway, access),
+        gateway.run(access, "/run", b"{}") as stream,
+    ):
+        got = 0
+        async for data in stream:
+            assert len(data) < size / 2
+            got += len(data)
+            await asyncio.sleep(0.01 if got < size / 2 else 0)
+        assert got == size
+
+
 async def test_a_type_of_odd_bytes_can_be_told(wire_to: Connect) -> None:
     odd = OK.replace(b"application/json", b"text/\xff\xe9")
     async with listening(lambda number: odd) as server, gateway_to(server.url) as (gateway, access):
@@ -517,7 +618,7 @@ class Seen:
         self.peers: set[tuple[str, int]] = set()
         self.versions: set[str] = set()
         self.bodies: list[bytes] = []
-        self.go_on = asyncio.Event()
+        self.left = 0
 
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
         if scope["type"] != "http":
@@ -537,7 +638,9 @@ class Seen:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
         if scope["path"].endswith("/waits"):
-            await self.go_on.wait()
+            assert (await receive())["type"] == "http.disconnect"
+            self.left += 1
+            return
         await send({"type": "http.response.body", "body": b"}"})
 
 
@@ -575,7 +678,7 @@ async def secure(request: pytest.FixtureRequest, authority: trustme.CA, tmp_path
 
 
 async def test_http2_is_spoken_over_one_connection(secure: Seen, ca_file: Path, wired: Connect) -> None:
-    wire = wired(secure.url, ca_file=ca_file)
+    wire = wired(secure.url, http2=True, ca_file=ca_file)
     reused = []
     for _ in range(3):
         assert await ask(wire.pooled, secure.url, b"x" * 100_000) == (200, b"{}")
@@ -638,22 +741,20 @@ async def test_an_untrusted_dify_is_told_so(http2: bool, secure: Seen) -> None:
             await gateway.call(access, "GET", "/info")
 
 
-async def test_many_streams_get_another_connection(secure: Seen, ca_file: Path, wired: Connect) -> None:
-    wire = wired(secure.url, ca_file=ca_file)
+async def test_each_stream_has_its_connection(secure: Seen, ca_file: Path, wired: Connect) -> None:
+    """So that none is blocked by another that nobody reads, or ended by the end of another's connection."""
+    wire = wired(secure.url, http2=True, ca_file=ca_file)
     await ask(wire.pooled, secure.url)
     async with AsyncExitStack() as stack:
-        assert STREAMS_PER_CONNECTION < 100
-        for number in range(STREAMS_PER_CONNECTION + 5):
+        for number in range(5):
             await stack.enter_async_context(aclosing(await wire.pooled.ask(request(secure.url, "/waits"))))
-            assert len(secure.peers) == (1 if number < STREAMS_PER_CONNECTION else 2)
-        secure.go_on.set()
+            assert len(secure.peers) == number + 1
+    await eventually(lambda: secure.left == 5)
     await ask(wire.pooled, secure.url)
-    assert len(secure.peers) == 2
-    assert isinstance(wire.pooled, HttpxLine)
-    assert [share.streams for share in wire.pooled._shares] == [0, 0]
+    assert secure.versions == {"2"}
 
 
-# -- spreading, without sockets
+# -- whose connection is used again, without sockets
 
 
 class Inner(httpx.AsyncBaseTransport):
@@ -671,9 +772,8 @@ class Inner(httpx.AsyncBaseTransport):
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> tuple[HttpxLine, list[Inner]]:
-    """Two streams a connection."""
-    monkeypatch.setattr(over_httpx, "STREAMS_PER_CONNECTION", 2)
+def few() -> tuple[HttpxLine, list[Inner]]:
+    """A line, and the connections that it has made."""
     made: list[Inner] = []
 
     def make() -> Inner:
@@ -686,33 +786,41 @@ def few(monkeypatch: pytest.MonkeyPatch) -> tuple[HttpxLine, list[Inner]]:
 REQUEST = request("https://dify/v1")
 
 
-async def test_room_comes_back_with_the_end_of_a_stream(few: tuple[HttpxLine, list[Inner]]) -> None:
+async def test_a_connection_comes_back_with_the_end_of_its_stream(few: tuple[HttpxLine, list[Inner]]) -> None:
     line, made = few
-    replies = [await line.ask(REQUEST) for _ in range(5)]
+    replies = [await line.ask(REQUEST) for _ in range(3)]
     assert len(made) == 3
     for reply in replies:
         assert [data async for data in reply] == [b"hi"]
         await reply.aclose()
         await reply.aclose()
-    assert [share.streams for share in line._shares] == [0, 0, 0]
+    for _ in range(3):
+        await line.ask(REQUEST)
+    assert len(made) == 3
+    await line.ask(REQUEST)
+    assert len(made) == 4
+
+
+async def test_a_connection_goes_with_a_stream_that_did_not_end(few: tuple[HttpxLine, list[Inner]]) -> None:
+    line, made = few
+    await (await line.ask(REQUEST)).aclose()
+    assert made[0].closed
+    reply = await line.ask(REQUEST)
+    assert [data async for data in reply] == [b"hi"]
+    await reply.aclose()
+    made[1].fails = True
+    with pytest.raises(httpx.ReadError):
+        await line.ask(REQUEST)
+    assert made[1].closed
     await line.ask(REQUEST)
     assert len(made) == 3
-    assert [share.streams for share in line._shares] == [1, 0, 0]
-
-
-async def test_room_comes_back_with_a_failure(few: tuple[HttpxLine, list[Inner]]) -> None:
-    line, made = few
-    await line.ask(REQUEST)
-    made[0].fails = True
-    for _ in range(5):
-        with pytest.raises(httpx.ReadError):
-            await line.ask(REQUEST)
-    assert [share.streams for share in line._shares] == [1]
 
 
 async def test_closing_closes_all(few: tuple[HttpxLine, list[Inner]]) -> None:
     line, made = few
-    for _ in range(3):
-        await line.ask(REQUEST)
+    reply = await line.ask(REQUEST)
+    await line.ask(REQUEST)
+    assert [data async for data in reply] == [b"hi"]
+    await reply.aclose()
     await line.aclose()
     assert [inner.closed for inner in made] == [True, True]

@@ -625,6 +625,7 @@ BROKEN: dict[str, bytes] = {
     "an end that is a string": b'{"event": "message_end", "metadata": "none"}',
     "a run that is null": b'{"event": "workflow_finished", "data": null}',
     "invalid UTF-8": b'{"event": "message", "answer": "\xff"}',
+    "an unknown event that is too deep": b'{"event": "x", "y": ' + b"[" * 5000 + b"]" * 5000 + b"}",
 }
 
 
@@ -652,6 +653,7 @@ FRAMING: dict[str, tuple[bytes, list[bytes]]] = {
     "comments": (b": hello\n\n:\n\ndata: a\n: in between\n\n", [b"a"]),
     "several data lines": (b"data: {\ndata:   1\ndata\ndata:}\n\n", [b"{\n  1\n}"]),
     "other fields": (b"id: 1\nevent: message\nretry: 5\ndata: a\n\n", [b"a"]),
+    "a byte order mark": (b"\xef\xbb\xbfdata: a\n\ndata: b\n\n", [b"a", b"b"]),
     "no space after the colon": (b"data:a\n\n", [b"a"]),
     "many blank lines": (b"\n\n\ndata: a\n\n\n\n\ndata: b\n\n", [b"a", b"b"]),
     "an end without its blank line": (b"data: a\n\ndata: b\n", [b"a"]),
@@ -699,6 +701,13 @@ def test_separators_stand_in_the_text() -> None:
     frames = list(Decoder().feed(b"data: " + message(text) + b"\n\n"))
     assert text.encode() in frames[0]
     assert read("chat", [*frames, end()]) == [TextDelta(text), DONE]
+
+
+def test_what_is_complete_comes_before_a_frame_that_is_too_long() -> None:
+    decoder = Decoder(max_frame=20)
+    assert list(decoder.feed(b"data: a\n\ndata: " + b"x" * 30)) == [b"a"]
+    with pytest.raises(FrameTooLong):
+        list(decoder.feed(b"x"))
 
 
 @pytest.mark.parametrize("size", [64 * 1024, MAX_FRAME_BYTES * 2], ids=["in reads of 64 KB", "at once"])
