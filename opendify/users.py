@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+from functools import lru_cache
 from typing import Final
 
 from opendify.auth import Caller
@@ -28,6 +29,7 @@ def readable(caller: Caller, user: str | None) -> str:
     return f"{caller.name}#{hashlib.sha256(as_bytes(named)).hexdigest()}"
 
 
+@lru_cache(1000)
 def access_key(secret: str, access: Access, *purpose: str) -> bytes:
     """The key of what belongs to an app: by HASH_SECRET, else by the app's own Dify key. Each purpose has its own."""
     return hashlib.sha256("\n".join((secret or access.key, access.id, *purpose)).encode()).digest()

@@ -1,6 +1,7 @@
 """What Dify says of one app (`/info`, `/parameters`) as an App: its mode, its inputs, the files it takes."""
 
 import hashlib
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -116,11 +117,16 @@ class Access(Struct, frozen=True):
     @property
     def origin(self) -> str:
         """Dify's address without the API prefix: what its relative links start from."""
-        parts = urlsplit(self.base)
-        return f"{parts.scheme}://{parts.netloc}"
+        return _origin(self.base)
 
     def __repr__(self) -> str:
         return f"Access({self.base}, {hint_of(self.key)})"
+
+
+@cache
+def _origin(base: str) -> str:
+    parts = urlsplit(base)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def access_of(config: AppConfig) -> Access:
