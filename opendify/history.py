@@ -27,7 +27,7 @@ from opendify.thinking import ThinkSplitter
 
 DIGEST_BYTES: Final = 16
 # Text of an answer is hashed in pieces of about this many characters, not delta by delta.
-PIECE_CHARS: Final = 4096
+PIECE_CHARS: Final = 512
 # Beyond this many characters an answer's thinking counts as text: what tells them apart costs time.
 SPLIT_CHARS: Final = 200_000
 # Open WebUI keeps reasoning and tool runs of an answer as such blocks in its text.
@@ -146,12 +146,11 @@ class Chain:
 class Listener:
     """Hears an answer as its client will show it, for its digest. `paused`: it ends with a question to a person."""
 
-    __slots__ = ("_answer", "_calls", "_size", "_texts", "paused")
+    __slots__ = ("_answer", "_calls", "_text", "paused")
 
     def __init__(self) -> None:
         self._answer = AnswerDigest()
-        self._texts: list[str] = []
-        self._size = 0
+        self._text = ""
         self._calls: list[bytes] = []
         self.paused: Paused | None = None
 
@@ -159,11 +158,10 @@ class Listener:
         """The next events."""
         for event in events:
             if type(event) is TextDelta:
-                self._texts.append(event.text)
-                self._size += len(event.text)
+                self._text += event.text
             elif type(event) is not ReasoningDelta:
                 self._heed(event)
-        if self._size > PIECE_CHARS:
+        if len(self._text) > PIECE_CHARS:
             self._digest()
 
     def tell(self, chain: Chain) -> None:
@@ -174,20 +172,19 @@ class Listener:
     def _heed(self, event: Event) -> None:
         match event:
             case FileOut():
-                self._texts.append(markdown(event))
+                self._text += markdown(event)
             case ToolCall():
                 self._calls.append(call_digest(event))
             case Paused(text=text):
                 self.paused = event
-                self._texts.append(text)
+                self._text += text
             case TextReplaced(text=text):
                 self._answer = AnswerDigest()
-                self._texts = [text]
+                self._text = text
 
     def _digest(self) -> None:
-        self._answer.hear("".join(self._texts))
-        self._texts.clear()
-        self._size = 0
+        self._answer.hear(self._text)
+        self._text = ""
 
 
 def call_digest(call: ToolCall) -> bytes:
