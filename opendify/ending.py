@@ -91,7 +91,6 @@ class Ending:
         finally:
             if reading := self._reading:
                 await asyncio.wait((reading,), timeout=max(until - self._loop.time(), 0))
-                run.given_up = True
                 if self.outcome.done() or run.waiting_since is not None:
                     reading.cancel()
 

@@ -28,7 +28,6 @@ class Run:
 
     `identified` is resolved once it can be stopped, or never will be.
     `waiting_since`: since when Dify has been silent, in the loop's seconds; None while nobody waits for it.
-    `given_up`: nobody is to wait for it any more.
     """
 
     def __init__(self, app: App, limits: Limits, resumed: Resumed | None = None) -> None:
@@ -42,7 +41,6 @@ class Run:
         self._decoder = sse.Decoder()
         self._failure: OpenDifyError | None = None
         self.waiting_since: float | None = self.sent_at
-        self.given_up = False
 
     @property
     def ids(self) -> Ids:
@@ -63,7 +61,7 @@ class Run:
                     self.waiting_since = None
                     if events := self._taken(data):
                         yield events
-                    if self._failure or reader.done or reader.closing or self.given_up:
+                    if self._failure or reader.done or reader.closing:
                         break
                     self.waiting_since = self._loop.time()
                 self.waiting_since = None

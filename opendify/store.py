@@ -126,7 +126,7 @@ class Store:
                 self._complain("store_crowded")
                 return otherwise
             if isinstance(refusal := reasons[1] or error, ResponseError):
-                self._complain("store_refused", problem=str(refusal).partition(" ")[0])
+                self._complain("store_refused", problem=refusal.status_code or str(refusal).partition(" ")[0])
                 return otherwise
             self._resting_until = time.monotonic() + REST_SECONDS
             if not self._troubled:

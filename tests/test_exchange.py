@@ -142,6 +142,17 @@ async def test_leaving_before_the_first_step() -> None:
     assert (told.events, told.gateway.closed) == ([], 0)
 
 
+async def test_an_answer_that_was_told_is_not_left() -> None:
+    """Servers say that the client has gone once they have sent the end."""
+    told = Told(Script(SAY, 0.1, END))
+    await eventually(lambda: told.text == "Hello")
+    told.answer.complete()
+    told.answer.leave(ClientGone("The request ended."))
+    assert await told.outcome() is None
+    assert not told.gateway.stops
+    assert isinstance(told.events[-1], Finished)
+
+
 async def test_draining_tells_those_who_are_not_done() -> None:
     told = Told(Script(SAY, 30.0))
     await eventually(lambda: told.text == "Hello")

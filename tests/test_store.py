@@ -276,6 +276,21 @@ async def test_a_key_that_is_something_else_in_redis(redis_url: str, capsys: pyt
     assert "store_unreachable" not in log
 
 
+async def test_a_redis_that_is_full(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is read from as before."""
+    store = Store(redis_url)
+    assert await store.put("b", Thing("x"), 60)
+    async with redis.Redis.from_url(redis_url) as client:
+        await client.config_set("maxmemory", "1")
+        try:
+            assert not await store.put("c", Thing("x"), 60)
+            assert await store.get("b", Thing) == Thing("x")
+        finally:
+            await client.config_set("maxmemory", "0")
+    await store.close()
+    assert "problem=OOM" in Told(capsys).log()
+
+
 async def test_many_at_once(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

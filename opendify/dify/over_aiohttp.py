@@ -22,7 +22,7 @@ FAILURES: Final = aiohttp.ClientError
 
 
 def is_dropped(error: Exception) -> bool:
-    """Whether the connection broke before any byte of an answer came back."""
+    """Whether the connection broke before an answer came back, as far as the client tells."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return isinstance(error.message, str)  # else it is the part of a head that came
     return isinstance(error, aiohttp.ClientOSError)
@@ -113,10 +113,14 @@ class _Connection(ResponseHandler):
         self.used = False
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        """Whoever reads the answer learns of a failure too: of one in its framing aiohttp 3.14 tells nobody."""
+        """Whoever reads the answer learns of a failure too: of one in its framing aiohttp 3.14 tells nobody.
+
+        An answer that has come to its end is whole, though it may not have been read yet.
+        """
         super().set_exception(exc, exc_cause or exc)
-        if self._payload is not None and self._payload.exception() is None:
-            self._payload.set_exception(aiohttp.ClientPayloadError("not HTTP"))
+        payload = self._payload
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError("not HTTP"))
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Go on where reading was paused. aiohttp asks for that after each read, and parses nothing anew each time."""

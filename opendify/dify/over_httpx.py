@@ -1,5 +1,7 @@
 """Requests over httpx's transports, which speak HTTP/2, without the layers of its client; and its multipart forms."""
 
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, Final, cast
@@ -10,14 +12,14 @@ from opendify.dify.lines import Line, Reply, Request, lost, note_reuse
 
 # What a request and its reply can end with.
 FAILURES: Final = httpx.TransportError
-# Of httpcore, which has no type of its own for it.
-DROPPED: Final = "Server disconnected without sending a response"
+# Of httpcore, which has no type of its own for it: over HTTP/1.1 it says more.
+DROPPED: Final = "Server disconnected"
 
 _url = lru_cache(256)(httpx.URL)
 
 
 def is_dropped(error: Exception) -> bool:
-    """Whether the connection broke before any byte of an answer came back."""
+    """Whether the connection broke before an answer came back, as far as the client tells."""
     if isinstance(error, httpx.RemoteProtocolError):
         return str(error).startswith(DROPPED)
     return isinstance(error, httpx.ReadError | httpx.WriteError)
@@ -30,11 +32,18 @@ class HttpxLine(Line):
     who leaves early would block all the others for good; and when a server retires a connection, it ends them all.
     """
 
-    def __init__(self, make: Callable[[], httpx.AsyncBaseTransport], *, connect_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], httpx.AsyncBaseTransport],
+        *,
+        connect_timeout: float | None = None,
+        keep_alive_seconds: float = 60.0,
+    ) -> None:
         self._make = make
+        self._keep_alive_seconds = keep_alive_seconds
         timeout = httpx.Timeout(None, connect=connect_timeout).as_dict()
         self._extensions: dict[str, Any] = {"timeout": timeout, "trace": _note_connect}
-        self._idle: list[httpx.AsyncBaseTransport] = []
+        self._idle: deque[tuple[float, httpx.AsyncBaseTransport]] = deque()  # since when; the newest last
         self._busy: set[httpx.AsyncBaseTransport] = set()
 
     async def ask(self, request: Request) -> "HttpxReply":
@@ -47,7 +56,7 @@ class HttpxLine(Line):
             extensions=self._extensions,
         )
         note_reuse(True)
-        transport = self._idle.pop() if self._idle else self._make()
+        transport = self._idle.pop()[1] if self._idle else self._make()
         self._busy.add(transport)
         try:
             response = await transport.handle_async_request(sent)
@@ -58,16 +67,19 @@ class HttpxLine(Line):
         return HttpxReply(response, partial(self.give_back, transport))
 
     async def give_back(self, transport: httpx.AsyncBaseTransport, *, ended: bool) -> None:
-        """Use it for another request; close it where something of the answer has not ended."""
+        """Use it for another request; close it where something of the answer has not ended, and those idle for long."""
         self._busy.discard(transport)
+        now = time.monotonic()
         if ended:
-            self._idle.append(transport)
+            self._idle.append((now, transport))
         else:
             await transport.aclose()
+        while self._idle and self._idle[0][0] < now - self._keep_alive_seconds:
+            await self._idle.popleft()[1].aclose()
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for transport in (*self._idle, *self._busy):
+        for transport in (*(idle for _, idle in self._idle), *self._busy):
             await transport.aclose()
 
 

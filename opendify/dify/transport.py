@@ -20,7 +20,7 @@ from opendify.dify.over_httpx import HttpxLine
 from opendify.errors import BrokenUpstream, Unreachable, UpstreamError
 
 KEEP_ALIVE_SECONDS: Final = 60.0
-STALE_SECONDS = 0.25
+STALE_SECONDS = 0.5
 WRAPPINGS: Final = 10
 FAILURES: Final = (over_aiohttp.FAILURES, over_httpx.FAILURES)
 
@@ -33,7 +33,7 @@ class Wire(Struct):
     open_runs: int = 0
 
     async def send(self, request: Request) -> Reply:
-        """Send a request; once more on a fresh connection if a used one broke at once, before any byte came back.
+        """Send a request; once more on a fresh connection if a used one broke at once, without an answer.
 
         Dify's own server closes idle connections after two seconds, so that a pooled one may just have died. That
         shows at once: a connection that breaks later, or in the middle of an answer, may have started a run.
@@ -130,4 +130,5 @@ def _http2(tls: ssl.SSLContext | None, connect_timeout: float, *, keep: bool) ->
     return HttpxLine(
         lambda: httpx.AsyncHTTPTransport(verify=tls or True, http2=True, limits=limits, trust_env=False),
         connect_timeout=connect_timeout,
+        keep_alive_seconds=KEEP_ALIVE_SECONDS,
     )

@@ -195,10 +195,10 @@ class Streaming(Delivery):
         """Start the response and see it through; once the answer is over, a client that does not read has a moment."""
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(None) as patience:
+                async with asyncio.timeout(UNREAD_SECONDS) as patience:
                     self._answer.outcome.add_done_callback(lambda _: _shorten(patience, LEAVE_SECONDS))
                     await self._start(scope, send)
-                    await self._see_through()
+                    await self._see_through(patience)
         finally:
             self._close()
 
@@ -216,15 +216,24 @@ class Streaming(Delivery):
             data = self._first
         resolve(self._started, None)
 
-    async def _see_through(self) -> None:
-        """Keep the connection alive until the pump is done; tell the failure, if it comes to that."""
+    async def _see_through(self, patience: asyncio.Timeout) -> None:
+        """Keep the connection alive until the pump is done; tell the failure, if it comes to that.
+
+        A client that does not read has patience, for a comment and for what the pump writes alike.
+        """
         outcome, keep_alive, now = self._answer.outcome, self._answer.limits.keep_alive, self._loop.time
+        stuck_after: float | None = None
         while not outcome.done():
-            await _resolved(outcome, (now() if self._is_sending else self._sent_at) + keep_alive)
-            silent = now() - self._sent_at
-            if self._is_sending and silent > UNREAD_SECONDS:
-                self._answer.leave(ClientGone("The client did not read."))
-            elif not (outcome.done() or self._is_sending) and silent >= keep_alive:
+            if not self._is_sending:
+                stuck_after, until = None, self._sent_at + keep_alive
+                patience.reschedule(None)
+            else:
+                if stuck_after != self._sent_at:  # by then it is another write
+                    patience.reschedule(now() + UNREAD_SECONDS)
+                stuck_after, until = self._sent_at, now() + min(keep_alive, UNREAD_SECONDS / 2)
+            await _resolved(outcome, until)
+            if not (outcome.done() or self._is_sending) and self._sent_at + keep_alive <= now():
+                patience.reschedule(now() + UNREAD_SECONDS)
                 await self._put(sse.KEEP_ALIVE)
         error = outcome.result()
         if error and not isinstance(error, ClientGone) and not self._writer.done:

@@ -589,6 +589,7 @@ def stale(error: httpx.TransportError) -> Callable[[httpx.Request], httpx.Respon
     [
         httpx.ReadError("reset"),
         httpx.RemoteProtocolError("Server disconnected without sending a response."),
+        httpx.RemoteProtocolError("Server disconnected"),
         httpx.WriteError("x"),
     ],
 )

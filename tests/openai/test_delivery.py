@@ -131,6 +131,32 @@ async def test_a_client_that_reads_no_more(monkeypatch: pytest.MonkeyPatch) -> N
     assert client.gateway.stops == [("task-1", "team:ann")]
 
 
+@pytest.mark.parametrize("stuck_at", [b'"role"', b"keep-alive"])
+async def test_a_client_that_reads_nothing_more_while_dify_is_silent(
+    stuck_at: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opendify.openai.delivery.UNREAD_SECONDS", 0.2)
+    limits = Limits(keep_alive=0.05, first_packet=0.01)
+    client = Client(0.05, FOREVER, before=waiting_at(stuck_at, FOREVER), limits=limits)
+    await client.chunks()
+    assert isinstance(client.answer.outcome.result(), ClientGone)
+    await client.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("keep_alive", [0.05, 9.0])
+async def test_a_client_that_reads_slowly_is_no_such_client(keep_alive: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opendify.openai.delivery.UNREAD_SECONDS", 0.4)
+
+    async def slowly(_: bytes) -> None:
+        await asyncio.sleep(0.15)
+
+    steps = [step for word in WORDS for step in (word, 0.2)]
+    client = Client(*steps, END, before=slowly, limits=Limits(keep_alive=keep_alive))
+    chunks = await client.chunks()
+    assert (text_of(chunks), chunks[-1]) == ("w0 w1 w2 w3 ", {"done": True})
+    await client.check_nothing_is_left()
+
+
 async def test_an_answer_in_one_read_is_complete_though_its_server_says_the_client_is_gone() -> None:
     """That is how servers tell that a response is over."""
     client = Client(SAY + END, before=at_once)
