@@ -180,7 +180,7 @@ class KeptFiles:
         return replace(attachment, ahead=ahead, name=name, mime_type=record.mime_type)
 
     def _missing(self, param: str | None) -> OpenDifyError:
-        if self._store.is_away:
+        if self._store.is_unsure:
             return Busy("The files sent ahead cannot be looked up just now; try again in a moment.", param=param)
         return FileNotFound(param) if param else FileNotFound()
 

@@ -16,7 +16,7 @@ from opendify.attempts import Attempts
 from opendify.auth import Caller
 from opendify.conversation import Conversation, Waits
 from opendify.dialogue import Event, Finished, Form, Ids, Prompt, TextDelta, Turn, Usage
-from opendify.dify import resume
+from opendify.dify import lines, resume
 from opendify.dify.apps import App
 from opendify.dify.files import unplaced
 from opendify.dify.pauses import Resumed
@@ -172,8 +172,8 @@ class Resumes(Attempts):
 
 @asynccontextmanager
 async def _noted(
-    opened: AbstractAsyncContextManager[AsyncIterator[bytes]], waits: Waits, conversation: Conversation
-) -> AsyncIterator[AsyncIterator[bytes]]:
+    opened: AbstractAsyncContextManager[lines.Reply], waits: Waits, conversation: Conversation
+) -> AsyncIterator[lines.Reply]:
     """Once the stream is there, the form was submitted."""
     async with opened as stream:
         conversation.waits = None

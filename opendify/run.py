@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ from opendify import sse
 from opendify.dialogue import Event, Failed, Ids, Started
 from opendify.dify.apps import App
 from opendify.dify.events import Malformed
+from opendify.dify.lines import Reply
 from opendify.dify.pauses import Resumed
 from opendify.dify.reader import Reader
 from opendify.errors import BrokenUpstream, OpenDifyError, StreamLost, from_failed
@@ -47,9 +48,7 @@ class Run:
         """Dify's names for it, as far as they are known."""
         return self.reader.ids
 
-    async def events(
-        self, opened: AbstractAsyncContextManager[AsyncIterator[bytes]]
-    ) -> AsyncGenerator[Sequence[Event], None]:
+    async def events(self, opened: AbstractAsyncContextManager[Reply]) -> AsyncGenerator[Sequence[Event], None]:
         """What the run says, the events of one network read together. What was said before a failure comes before it.
 
         Raises UpstreamError: why it never began, how it failed, or that its end is missing (StreamLost).
@@ -75,7 +74,7 @@ class Run:
         finally:
             resolve(self.identified, None)
 
-    async def _late(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[Event], None]:
+    async def _late(self, stream: Reply) -> AsyncGenerator[Sequence[Event], None]:
         """What follows a chatflow's end, for a moment; then the end that is missing. Raises StreamLost."""
         reader = self.reader
         until = self._loop.time() + LEAVE_SECONDS
@@ -136,7 +135,7 @@ def resolve(future: "asyncio.Future[Any]", value: object) -> None:
         future.set_result(value)
 
 
-async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
+async def _next(stream: Reply, until: float) -> bytes | None:
     """The next bytes, or None at the end of the stream or of the patience."""
     try:
         async with asyncio.timeout_at(until):
@@ -145,9 +144,9 @@ async def _next(stream: AsyncIterator[bytes], until: float) -> bytes | None:
         return None
 
 
-async def exhaust(stream: AsyncIterator[bytes]) -> None:
+async def exhaust(stream: Reply) -> None:
     """Read what follows the answer, for a moment: then the connection can serve the next run."""
-    if getattr(stream, "at_end", False):
+    if stream.at_end:
         return
     until = asyncio.get_running_loop().time() + LEAVE_SECONDS
     with suppress(BrokenUpstream):  # the answer is complete, whatever becomes of its connection

@@ -37,13 +37,13 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._cache: Backend = InProcess(MEMORY_ENTRIES) if url.startswith("mem://") else InRedis(url)
-        self._resting_until = self._quiet_until = 0.0
+        self._resting_until = self._unsure_until = 0.0
         self._troubled = False
 
     @property
-    def is_away(self) -> bool:
-        """Whether it does not answer just now, so that nothing is known for certain."""
-        return time.monotonic() < self._resting_until
+    def is_unsure(self) -> bool:
+        """Whether it did not tell what it was asked just now, so that nothing is known for certain."""
+        return time.monotonic() < self._unsure_until
 
     async def get(self, key: str, schema: type[S]) -> S | None:
         """The value, None where there is none."""
@@ -114,35 +114,36 @@ class Store:
         return await self._try(change, self) is not self
 
     async def _try(self, change: Callable[[], Awaitable[Any]], otherwise: Any) -> Any:
-        if self.is_away:
+        if time.monotonic() < self._resting_until:
             return otherwise
         try:
             if not self._cache.is_init:
                 await self._cache.init()
             result = await change()
         except TROUBLES as error:
-            reasons = error, error.__cause__
-            if CROWDED in map(str, reasons):
-                self._complain("store_crowded")
-                return otherwise
-            if isinstance(refusal := reasons[1] or error, ResponseError):
-                self._complain("store_refused", problem=refusal.status_code or str(refusal).partition(" ")[0])
-                return otherwise
-            self._resting_until = time.monotonic() + REST_SECONDS
-            if not self._troubled:
-                self._troubled = True
-                log.warning("store_unreachable", problem=type(error.__cause__ or error).__name__)
+            self._note(error)
             return otherwise
         if self._troubled:
             self._troubled = False
             log.info("store_back")
         return result
 
-    def _complain(self, event: str, **about: str) -> None:
-        """It is there, but many ask at once, it is full, or something else has this key: said now and then."""
-        if time.monotonic() >= self._quiet_until:
-            self._quiet_until = time.monotonic() + REST_SECONDS
-            log.warning(event, **about)
+    def _note(self, error: Exception) -> None:
+        """Say what is wrong, once as long as it lasts; leave it alone for a while where it does not answer at all."""
+        now, reasons = time.monotonic(), (error, error.__cause__)
+        refusal = next((reason for reason in reasons if isinstance(reason, ResponseError)), None)
+        is_news, self._unsure_until = now >= self._unsure_until, now + REST_SECONDS
+        if refusal:  # it is full, or something else has this key
+            if is_news:
+                log.warning("store_refused", problem=refusal.status_code or str(refusal).partition(" ")[0])
+        elif CROWDED in map(str, reasons):
+            if is_news:
+                log.warning("store_crowded")
+        else:
+            self._resting_until = now + REST_SECONDS
+            if not self._troubled:
+                self._troubled = True
+                log.warning("store_unreachable", problem=type(error.__cause__ or error).__name__)
 
 
 def _json(value: Struct) -> bytes:

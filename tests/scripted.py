@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import SecretStr
 
 from opendify.dify.apps import Access, App
+from opendify.dify.lines import Reply
 from opendify.entries import AppConfig, Mode
 from opendify.errors import Refused
 from opendify.exchange import Exchange
@@ -32,6 +33,25 @@ END = frame("message_end", metadata={})
 FLOW_OVER = frame("workflow_finished", data={"status": "succeeded", "total_tokens": 7})
 
 
+class Spoken(Reply):
+    """The stream of a run, made of these bytes."""
+
+    at_end = False
+
+    def __init__(self, data: AsyncGenerator[bytes, None]) -> None:
+        self.status = 200
+        self._data = data
+
+    def header(self, name: str) -> str:
+        return ""
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._data)
+
+    async def aclose(self) -> None:
+        await self._data.aclose()
+
+
 class Script:
     """A gateway that sends these bytes, waits these seconds, raises these errors."""
 
@@ -42,15 +62,15 @@ class Script:
         self.closed = 0
 
     @asynccontextmanager
-    async def run(self, access: Access, path: str, body: bytes, **_: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def run(self, access: Access, path: str, body: bytes, **_: Any) -> AsyncIterator[Spoken]:
         if self.steps and isinstance(self.steps[0], Refused):
             raise self.steps[0]
         try:
-            yield self._stream()
+            yield Spoken(self._stream())
         finally:
             self.closed += 1
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def _stream(self) -> AsyncGenerator[bytes, None]:
         for step in self.steps:
             match step:
                 case bytes():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import eventually
-from scripted import END, FLOW_OVER, SAY, OneApp, Script, Step, exchange_of, frame
+from scripted import END, FLOW_OVER, SAY, OneApp, Script, Spoken, Step, exchange_of, frame
 
 from opendify.auth import Caller
 from opendify.dialogue import Event, Finished, Prompt, Started, TextDelta, Turn
@@ -230,7 +230,7 @@ class Recording(Script):
         self.talk = talk
 
     @asynccontextmanager
-    async def run(self, access: Access, path: str, body: bytes, **more: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def run(self, access: Access, path: str, body: bytes, **more: Any) -> AsyncIterator[Spoken]:
         asked = json.loads(body)
         self.talk.bodies.append(asked)
         if asked.get("conversation_id") in self.talk.gone:

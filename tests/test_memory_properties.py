@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from scripted import Spoken
 
 from opendify.auth import Caller
 from opendify.conversation import Conversation
@@ -62,7 +63,7 @@ class Dify:
         self._ids = count()
 
     @asynccontextmanager
-    async def run(self, access: Access, path: str, body: bytes, **_: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def run(self, access: Access, path: str, body: bytes, **_: Any) -> AsyncIterator[Spoken]:
         asked = json.loads(body)
         name = asked.get("conversation_id")
         if name and (name not in self.conversations or self.conversations[name].user != asked["user"]):
@@ -74,11 +75,11 @@ class Dify:
         self.overlaps += name in self._running
         self._running.add(name)
         try:
-            yield self._stream(name)
+            yield Spoken(self._stream(name))
         finally:
             self._running.discard(name)
 
-    async def _stream(self, name: str) -> AsyncIterator[bytes]:
+    async def _stream(self, name: str) -> AsyncGenerator[bytes, None]:
         answer, hangs, fails = self.next_answer, self.hangs, self.fails
         for piece in ("", *answer):
             await asyncio.sleep(0)
@@ -142,7 +143,7 @@ class SharedStore(Store):
         return entries
 
     @property
-    def is_away(self) -> bool:
+    def is_unsure(self) -> bool:
         return self.failing_in == 0
 
     async def _try(self, change: Any, otherwise: Any) -> Any:

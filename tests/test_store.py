@@ -283,7 +283,9 @@ async def test_a_redis_that_is_full(redis_url: str, capsys: pytest.CaptureFixtur
     async with redis.Redis.from_url(redis_url) as client:
         await client.config_set("maxmemory", "1")
         try:
+            assert not store.is_unsure
             assert not await store.put("c", Thing("x"), 60)
+            assert store.is_unsure
             assert await store.get("b", Thing) == Thing("x")
         finally:
             await client.config_set("maxmemory", "0")
@@ -309,7 +311,7 @@ async def test_many_at_once(
     occupied = asyncio.create_task(occupy())
     await asyncio.sleep(0.01)
     assert await store.get("b", Thing) is None
-    assert not store.is_away
+    assert store.is_unsure
     await occupied
     assert await store.get("b", Thing) == Thing("x")
     await store.close()

@@ -33,8 +33,6 @@ from opendify.errors import (
     UpstreamTimeout,
 )
 
-__all__ = ["Gateway", "decoded"]
-
 PIECE_BYTES: Final = 256 * 1024
 RETRIES: Final = 2
 BACKOFF_SECONDS: Final = 0.25

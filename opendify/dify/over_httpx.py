@@ -36,8 +36,8 @@ class HttpxLine(Line):
         self,
         make: Callable[[], httpx.AsyncBaseTransport],
         *,
+        keep_alive_seconds: float,
         connect_timeout: float | None = None,
-        keep_alive_seconds: float = 60.0,
     ) -> None:
         self._make = make
         self._keep_alive_seconds = keep_alive_seconds

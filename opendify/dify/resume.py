@@ -39,9 +39,11 @@ from opendify import sse
 from opendify.dialogue import Event, Form
 from opendify.dify.apps import App
 from opendify.dify.events import HumanInputRequired, Malformed, Run, WorkflowFinished, WorkflowPaused, decode
-from opendify.dify.gateway import Gateway, decoded
+from opendify.dify.gateway import Gateway
+from opendify.dify.lines import Reply
 from opendify.dify.pauses import Pauses, Resumed, form_of
 from opendify.dify.reader import Reader
+from opendify.dify.replies import decoded
 from opendify.errors import BrokenUpstream, OpenDifyError, Refused, StreamLost, UpstreamError, UpstreamTimeout
 
 # How long a run whose stream was lost is asked for its end, and how often.
@@ -122,7 +124,7 @@ async def resumed(
     values: Mapping[str, object],
     *,
     wanted: Callable[[], bool] = lambda: True,
-) -> AsyncIterator[AsyncIterator[bytes]]:
+) -> AsyncIterator[Reply]:
     """Submit a form, if the answer is still `wanted`, and yield the bytes of the rest of its run: all of it.
 
     Raises what `Gateway.run` raises, then nothing was submitted, and what `submit` raises.

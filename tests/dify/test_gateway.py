@@ -102,7 +102,10 @@ async def make(dify: respx.MockRouter, fresh: respx.MockRouter, monkeypatch: pyt
     gateways: list[Gateway] = []
 
     def connect(base: str, **options: Any) -> Wire:
-        return Wire(HttpxLine(lambda: Mocked(dify)), HttpxLine(lambda: Mocked(fresh)))
+        return Wire(
+            HttpxLine(lambda: Mocked(dify), keep_alive_seconds=60.0),
+            HttpxLine(lambda: Mocked(fresh), keep_alive_seconds=60.0),
+        )
 
     def gateway(**options: Any) -> Gateway:
         gateways.append(Gateway([BASE], **({"timeout": 5.0} | options)))

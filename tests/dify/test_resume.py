@@ -288,7 +288,10 @@ async def gateway(dify: respx.MockRouter, monkeypatch: pytest.MonkeyPatch) -> As
     """A gateway without sockets."""
 
     def connect(base: str, **options: Any) -> Wire:
-        return Wire(HttpxLine(lambda: Mocked(dify)), HttpxLine(lambda: Mocked(dify)))
+        return Wire(
+            HttpxLine(lambda: Mocked(dify), keep_alive_seconds=60.0),
+            HttpxLine(lambda: Mocked(dify), keep_alive_seconds=60.0),
+        )
 
     monkeypatch.setattr(transport, "connect", connect)
     monkeypatch.setattr(gateway_module, "BACKOFF_SECONDS", 0.0)

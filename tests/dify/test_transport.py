@@ -23,7 +23,7 @@ from opendify.dify import over_aiohttp, transport
 from opendify.dify.apps import Access
 from opendify.dify.files import Upload
 from opendify.dify.gateway import PIECE_BYTES, Gateway
-from opendify.dify.lines import Line, Request, note_reuse, was_reused
+from opendify.dify.lines import Line, Reply, Request, note_reuse, was_reused
 from opendify.dify.over_aiohttp import AiohttpLine
 from opendify.dify.over_httpx import HttpxLine
 from opendify.dify.transport import Wire, connect, never_sent
@@ -238,6 +238,17 @@ async def gateway_to(url: str, **options: Any) -> AsyncIterator[tuple[Gateway, A
         await gateway.close()
 
 
+@asynccontextmanager
+async def streaming(answer: bytes) -> AsyncIterator[tuple[Server, Reply]]:
+    """The stream of a run that a server answers so."""
+    async with (
+        listening(lambda number: answer) as server,
+        gateway_to(server.url) as (gateway, access),
+        gateway.run(access, "/run", b"{}") as stream,
+    ):
+        yield server, stream
+
+
 async def test_a_connection_that_dify_closed_meanwhile(wire_to: Connect) -> None:
     async with (
         listening(lambda number: OK if number == 1 else None) as server,
@@ -394,11 +405,7 @@ async def test_an_answer_that_nobody_asked_for_is_nobodys() -> None:
 async def test_an_answer_is_whole_though_its_connection_ends_before_it_is_read() -> None:
     """As it does two seconds after the end, where a slow client holds its reading back."""
     whole = HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n"
-    async with (
-        listening(lambda number: whole) as server,
-        gateway_to(server.url) as (gateway, access),
-        gateway.run(access, "/run", b"{}") as stream,
-    ):
+    async with streaming(whole) as (server, stream):
         assert await anext(stream) == b"hi"
         for writer in server.handlers.values():
             writer.write(b"2\r\nho\r\n0\r\n\r\n")
@@ -418,11 +425,7 @@ async def test_large_heads(more: bytes, wire_to: Connect) -> None:
 
 async def test_a_broken_frame_ends_a_stream_at_once() -> None:
     """Aiohttp alone would wait for more of it."""
-    async with (
-        listening(lambda number: OPEN) as server,
-        gateway_to(server.url) as (gateway, access),
-        gateway.run(access, "/run", b"{}") as stream,
-    ):
+    async with streaming(OPEN) as (server, stream):
         assert await anext(stream) == b"hi\n"
         for writer in server.handlers.values():
             writer.write(b"zz\r\nfoo")
@@ -434,11 +437,7 @@ async def test_reading_goes_on_after_a_pause() -> None:
     """More than a reader takes at once is held back at its source, and comes as it takes it."""
     size = 3_000_000
     whole = HEAD + b"content-length: %d\r\n\r\n" % size + bytes(size)
-    async with (
-        listening(lambda number: whole) as server,
-        gateway_to(server.url) as (gateway, access),
-        gateway.run(access, "/run", b"{}") as stream,
-    ):
+    async with streaming(whole) as (_, stream):
         got = 0
         async for data in stream:
             assert len(data) < size / 2
@@ -457,11 +456,7 @@ async def test_a_type_of_odd_bytes_can_be_told(wire_to: Connect) -> None:
 
 async def test_what_has_arrived_is_handed_out_at_once(wire_to: Connect) -> None:
     """However little it is; and together what has arrived together."""
-    async with (
-        listening(lambda number: HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n") as server,
-        gateway_to(server.url) as (gateway, access),
-        gateway.run(access, "/run", b"{}") as stream,
-    ):
+    async with streaming(HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n") as (server, stream):
         assert await anext(stream) == b"a"
         [writer] = server.handlers.values()
         for piece in (b"b", b"c" * 20_000):
@@ -479,22 +474,14 @@ async def test_what_has_arrived_is_handed_out_at_once(wire_to: Connect) -> None:
 
 async def test_the_end_that_came_along_is_known() -> None:
     whole = HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
-    async with (
-        listening(lambda number: whole) as server,
-        gateway_to(server.url) as (gateway, access),
-        gateway.run(access, "/run", b"{}") as stream,
-    ):
+    async with streaming(whole) as (_, stream):
         assert not stream.at_end
         assert await anext(stream) == b"hi"
         assert stream.at_end
 
 
 async def test_reading_goes_on_after_a_wait_that_was_given_up() -> None:
-    async with (
-        listening(lambda number: OPEN) as server,
-        gateway_to(server.url) as (gateway, access),
-        gateway.run(access, "/run", b"{}") as stream,
-    ):
+    async with streaming(OPEN) as (server, stream):
         assert await anext(stream) == b"hi\n"
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(stream), 0.01)
@@ -512,11 +499,7 @@ async def test_reading_goes_on_after_a_wait_that_was_given_up() -> None:
     ],
 )
 async def test_a_stream_that_is_cut_off_is_a_broken_upstream(answer: bytes, wire_to: Connect) -> None:
-    async with (
-        listening(lambda number: answer) as server,
-        gateway_to(server.url) as (gateway, access),
-        gateway.run(access, "/run", b"{}") as stream,
-    ):
+    async with streaming(answer) as (server, stream):
         assert await anext(stream) == b"hi"
         await server.close()
         with pytest.raises(BrokenUpstream, match="in the middle of the answer"):
@@ -800,7 +783,7 @@ def few() -> tuple[HttpxLine, list[Inner]]:
         made.append(Inner())
         return made[-1]
 
-    return HttpxLine(make), made
+    return HttpxLine(make, keep_alive_seconds=60.0), made
 
 
 REQUEST = request("https://dify/v1")
